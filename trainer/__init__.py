@@ -1,0 +1,1 @@
+"""Tissuegrid: what it learns. Tiles, model, training, checkpoints."""
