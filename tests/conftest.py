@@ -1,0 +1,60 @@
+"""What many tests share: demo tiles, packed once a session, and a configuration small enough to train in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from trainer.config import Config, load_config
+from trainer.tiles.pack import pack
+from trainer.tiles.synthetic import write_source
+
+REPOSITORY = Path(__file__).parents[1]
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A training store (99 tiles of 32 px, nine classes, five slides and an odd one) and an external one."""
+    folder = tmp_path_factory.mktemp("stores")
+    train = write_source(folder / "source", tiles=99, size=32, seed=3, slides=6)
+    external = write_source(folder / "external-source", tiles=27, size=32, seed=3, slides=2, external=True)
+    pack(train, folder / "train", processes=1)
+    pack(external, folder / "external", processes=1)
+    return folder / "train", folder / "external"
+
+
+@pytest.fixture
+def make_config(stores: tuple[Path, Path], tmp_path: Path) -> MakeConfig:
+    """Makes a small configuration; options are given by dotted key."""
+
+    def make(**options: object) -> Config:
+        return load_config(write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", options))
+
+    return make
+
+
+def write_config(file: Path, stores: tuple[Path, Path], storage: Path, options: dict[str, object]) -> Path:
+    """Writes a configuration that trains in seconds."""
+    content: dict[str, dict[str, object]] = {
+        "run": {"storage": str(storage), "name": "small", "seed": 7},
+        "data": {"tiles": str(stores[0]), "external": {"elsewhere": str(stores[1])}, "val_fraction": 0.34},
+        "augment": {"input_size": 32},
+        "model": {"weights": "random", "unfrozen_depth": 0},
+        "loop": {"epochs": 2, "batch_size": 12, "precision": "fp32"},
+        "scale": {"gpu": False, "cpus_per_worker": 1},
+    }
+    for key, value in options.items():
+        section, option = key.split(".")
+        content.setdefault(section, {})[option] = value
+    file.write_text(yaml.safe_dump(content))
+    return file

@@ -1,0 +1,330 @@
+"""Every option, once: its type, default and meaning.
+
+A field's default is overridden by the YAML file, that by the command line (`--optim.lr 3e-4`). What was
+resolved can be written down as one YAML file (`dump`) and run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import CliSettingsSource, SettingsError
+
+from trainer.errors import UsageError
+
+HUB_WEIGHTS = ("imagenet1k_v1", "imagenet1k_v2")
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Jitter = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _absolute(path: Path) -> Path:
+    """Workers run in directories of their own, so every path is made absolute where it is read."""
+    return path.expanduser().absolute()
+
+
+def _weights(name: str) -> str:
+    return name if name in (*HUB_WEIGHTS, "random") else str(_absolute(Path(name)))
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Section(BaseModel):
+    """A group of options: no unknown keys, and each field's docstring is its help."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True)
+
+
+class RunSection(Section):
+    """Where the run is kept, and its seed."""
+
+    storage: AbsolutePath = Path("runs")
+    """Folder that holds run directories and frozen weights; on a cluster a path that all nodes see."""
+    name: Name | None = None
+    """Name of the run; the same name resumes it. Null: derived from the configuration and the data."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of weights, split, order and augmentation."""
+
+
+class DataSection(Section):
+    """Which tiles are learned from, and which are only tested on."""
+
+    tiles: AbsolutePath
+    """Tile store to train on (made by `python -m trainer prepare`)."""
+    external: dict[Name, AbsolutePath] = {}
+    """External test stores by name; never trained on, looked at once when training has ended."""
+    split: Literal["group", "source", "random"] = "group"
+    """How tiles are split. group: whole slides or patients; source: as the source said; random: by tile,
+    which is optimistic, since tiles of one slide then fall on both sides."""
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of tiles for validation (group, random)."""
+    test_fraction: Fraction = 0.0
+    """Share of tiles for a test that is looked at once (group, random)."""
+    class_map: dict[str, str] = {}
+    """Other names of classes, e.g. {STRO: STR}; applied to all stores when they are read."""
+    class_names: AbsolutePath | None = None
+    """YAML file with the English and Chinese name of each class, for the report."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> DataSection:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must leave something to train on")
+        if clash := {"train", "val", "test"} & set(self.external):
+            raise ValueError(f"an external store may not be called {clash.pop()}")
+        return self
+
+
+class AugmentSection(Section):
+    """What a tile looks like to the network, in training and in evaluation."""
+
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
+    """Area of the random crop, as a share of the tile's."""
+    crop_ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 1.3333)
+    """Width over height of the random crop."""
+    hflip: Probability = 0.5
+    """Probability of a left-right flip."""
+    vflip: Probability = 0.5
+    """Probability of an up-down flip."""
+    brightness: Jitter = 0.2
+    """Brightness is multiplied by a factor from [1 - b, 1 + b]."""
+    contrast: Jitter = 0.2
+    """Contrast likewise."""
+    saturation: Jitter = 0.2
+    """Saturation likewise."""
+    input_size: Annotated[int, Field(ge=32, le=2048)] = 224
+    """Side of the network's square input, px."""
+    eval_resize: PositiveInt | None = None
+    """Evaluation: the tile's shorter side is resized to this, px. Null: the whole tile at input_size."""
+    eval_crop: PositiveInt | None = None
+    """Evaluation: then its centre of this side is taken, px. Null: no crop."""
+
+    @model_validator(mode="after")
+    def _ranges_are_ranges(self) -> AugmentSection:
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be [smallest, largest], not [{low}, {high}]")
+        if (self.eval_resize is None) != (self.eval_crop is None):
+            raise ValueError("eval_resize and eval_crop go together: give both or neither")
+        if self.eval_crop is not None and self.eval_crop != self.input_size:
+            raise ValueError(f"eval_crop ({self.eval_crop}) must equal input_size ({self.input_size})")
+        if self.eval_resize is not None and self.eval_crop is not None and self.eval_crop > self.eval_resize:
+            raise ValueError(f"eval_crop ({self.eval_crop}) is larger than eval_resize ({self.eval_resize})")
+        return self
+
+
+class ModelSection(Section):
+    """The network and how much of it learns."""
+
+    arch: Literal["resnet50"] = "resnet50"
+    """Architecture."""
+    weights: Annotated[str, AfterValidator(_weights)] = "imagenet1k_v2"
+    """Where it starts: imagenet1k_v1, imagenet1k_v2, random, or a file (torchvision, timm, safetensors)."""
+    unfrozen_depth: Annotated[int, Field(ge=0, le=5)] = 0
+    """0: the head learns; 1: layer4 too; 2: layer3; 3: layer2; 4: layer1; 5: everything."""
+    norm: Literal["auto", "frozen", "sync", "local"] = "auto"
+    """BatchNorm where unfrozen. frozen: statistics fixed, scale and shift learn; sync: statistics over all
+    workers (GPUs); local: statistics of each worker. auto: frozen if pretrained, local if random."""
+
+
+class OptimSection(Section):
+    """How weights change."""
+
+    name: Literal["adam"] = "adam"
+    """Optimizer."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate (its maximum, with a schedule)."""
+    schedule: Literal["constant", "onecycle"] = "constant"
+    """constant, or onecycle: up for 30 % of the steps, then down to nearly 0 (cosine)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: each class weighs the same in the loss, however many tiles it has."""
+
+
+class LoopSection(Section):
+    """Epochs, batches, precision, checkpoints."""
+
+    epochs: PositiveInt = 3
+    """How often every training tile is seen."""
+    batch_size: PositiveInt = 128
+    """Tiles a step, over all workers together."""
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=2)] = "auto"
+    """Most tiles that a worker takes through the network at once; larger shares are accumulated."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on GPUs that have it and CPUs with AVX512-BF16 or AMX, else fp32."""
+    checkpoint_every: Literal["epoch"] | PositiveInt = "epoch"
+    """epoch, or a number of steps (then at the end of each epoch as well)."""
+    keep: Annotated[int, Field(ge=2)] = 3
+    """Checkpoints kept: the best, the latest, and as many older ones as this leaves."""
+    best_metric: Literal["val/balanced_accuracy", "val/accuracy", "val/macro_f1", "val/loss"] = "val/balanced_accuracy"
+    """What the best checkpoint is best at, on validation."""
+
+
+class ScaleSection(Section):
+    """On how many workers it runs; free to change when a run is resumed."""
+
+    workers: Literal["auto"] | PositiveInt = "auto"
+    """Processes that train together. auto: one for each GPU, else 2 on the CPU."""
+    gpu: Literal["auto"] | bool = "auto"
+    """auto: GPUs where there are any. true: an error where there are none."""
+    cpus_per_worker: Literal["auto"] | PositiveInt = "auto"
+    """CPU cores of a worker. auto: the machine's, shared evenly."""
+    gpus_per_worker: PositiveInt = 1
+    """GPUs of a worker; it trains on the first."""
+    timeout_s: PositiveInt = 180
+    """Seconds after which a collective operation that does not return is an error."""
+
+
+class Config(Section):
+    """One run, completely described."""
+
+    run: RunSection = RunSection()
+    data: DataSection
+    augment: AugmentSection = AugmentSection()
+    model: ModelSection = ModelSection()
+    optim: OptimSection = OptimSection()
+    loop: LoopSection = LoopSection()
+    scale: ScaleSection = ScaleSection()
+
+
+IDENTITY_FIELDS = (
+    "run.seed",
+    "data.split",
+    "data.val_fraction",
+    "data.test_fraction",
+    "data.class_map",
+    *(f"augment.{name}" for name in AugmentSection.model_fields),
+    "model.arch",
+    "model.unfrozen_depth",
+    "model.norm",
+    *(f"optim.{name}" for name in OptimSection.model_fields),
+    "loop.epochs",
+    "loop.batch_size",
+    "loop.best_metric",
+)
+"""What must agree when a run is resumed, beside the fingerprints of stores and base weights."""
+
+
+def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as dotted keys: `{"optim": {"lr": 1}}` becomes `{"optim.lr": 1}`, one level deep."""
+    flat: dict[str, Any] = {}
+    for section, value in options.items():
+        if isinstance(value, Mapping) and not prefix:
+            flat |= flatten(value, f"{section}.")
+        else:
+            flat[f"{prefix}{section}"] = value
+    return flat
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The options that make a run what it is, as JSON values by dotted key."""
+    options = flatten(config.model_dump(mode="json"))
+    return {key: options[key] for key in IDENTITY_FIELDS}
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML; `load_config` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
+    """Gives `parser` one flag for each option, with its type, default and meaning."""
+    return CliSettingsSource(
+        Config,  # type: ignore[arg-type]  # any model will do
+        root_parser=parser,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        formatter_class=parser.formatter_class,
+    )
+
+
+def load_config(file: Path, flags: Sequence[str] = ()) -> Config:
+    """Reads a YAML file, overrides it by command-line flags, and checks everything at once.
+
+    Raises:
+        UsageError: naming each wrong key, what was given and what is valid.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    source = add_flags(parser)
+    values, unknown = parser.parse_known_args(flags)
+    return merge(file, source, values, unknown)
+
+
+def merge(file: Path, source: CliSettingsSource[Any], values: argparse.Namespace, unknown: Sequence[str]) -> Config:
+    """`load_config` for flags parsed already (`values`) and those that no parser knew (`unknown`)."""
+    problems = [
+        _unknown_key(flag.split("=")[0].removeprefix("--"), "command line") for flag in unknown if flag[:2] == "--"
+    ]
+    given = _read_yaml(file)
+    try:
+        overrides = source(parsed_args=values)()
+        merged = _override(given, overrides)
+        config = Config.model_validate(merged)
+    except SettingsError as error:
+        raise UsageError(f"command line: {error}") from None
+    except ValidationError as error:
+        on_command_line = flatten(overrides)
+        problems = _problems(error, str(file), on_command_line) + problems
+    if problems:
+        raise UsageError("\n".join(["the configuration is not valid:", *(f"  {line}" for line in problems)]))
+    return config
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{file}: cannot be read ({error.strerror}); name a YAML file such as configs/nct.yaml"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: is not valid YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError(f"{file}: must hold sections (run, data, ...), each with its options")
+    return given
+
+
+def _override(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the options of `over`, section by section."""
+    merged = dict(base)
+    for section, options in over.items():
+        known = merged.get(section)
+        merged[section] = {**known, **options} if isinstance(known, Mapping) else options
+    return merged
+
+
+def _unknown_key(key: str, where: str) -> str:
+    known = [f"{name}.{option}" for name, field in Config.model_fields.items() for option in _options(field.annotation)]
+    near = difflib.get_close_matches(key, [*known, *Config.model_fields], n=1, cutoff=0.4)
+    return f"{where}: {key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _options(section: Any) -> list[str]:
+    return list(section.model_fields)
+
+
+def _problems(error: ValidationError, file: str, on_command_line: Mapping[str, Any]) -> list[str]:
+    """One line for each wrong key; the alternatives of a union are joined."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"][:2])
+        where = "command line" if key in on_command_line else file
+        if item["type"] == "extra_forbidden":
+            lines.append(_unknown_key(key, where))
+        elif item["type"] == "missing":
+            lines.append(f"{where}: {key}: is missing; give it in the file or as --{key}")
+        else:
+            given = "" if isinstance(item["input"], Mapping) else f" (given: {item['input']!r})"
+            reason = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            reasons.setdefault((f"{where}: {key}", given), []).append(reason)
+    return lines + [f"{key}: {' or '.join(dict.fromkeys(why))}{given}" for (key, given), why in reasons.items()]

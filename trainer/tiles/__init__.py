@@ -1,0 +1,1 @@
+"""From images to uint8 batches on the device."""

@@ -1,0 +1,203 @@
+"""The packed tile store: a directory that is written once, opened by memory map, and checked by its fingerprint."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.errors import RunError, UsageError
+from trainer.progress import track
+from trainer.tiles.convert import HEADER_BYTES, tile_id
+
+FORMAT_VERSION = 1
+TILES, INDEX, META, REJECTED = "tiles.npy", "index.parquet", "store.json", "rejected.csv"
+
+_TEXT, _COUNT = pa.string(), pa.int64()
+SCHEMA = pa.schema(
+    {
+        "tile_id": _TEXT,
+        "path": _TEXT,
+        "label": _TEXT,
+        "group": _TEXT,
+        "split": _TEXT,
+        "width": _COUNT,
+        "height": _COUNT,
+        "mode": _TEXT,
+        "format": _TEXT,
+        "compression": _TEXT,
+        "source_bytes": _COUNT,
+        "source_sha256": _TEXT,
+        "phash": _TEXT,
+    }
+)
+_BLOCK = 64  # tiles that a thread verifies at a time
+_IDENTITY = ["tile_id", "path", "label", "group", "split"]
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What store.json says. `counts`: tiles by class; `rejected`: files by kind of reason."""
+
+    format_version: int
+    classes: list[str]
+    tile_size: list[int]  # height, width
+    mpp: float | None  # microns per pixel of the stored tiles
+    tiles: int
+    counts: dict[str, int]
+    duplicates: int
+    rejected: dict[str, int]
+    fingerprint: str
+    made: dict[str, Any]  # the source and the options it was made from, when, and by which versions
+
+    def write(self, directory: Path) -> None:
+        """Write store.json."""
+        (directory / META).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Meta":
+        """Read store.json of the store at `path`; UsageError if there is none that this version reads."""
+        try:
+            found = json.loads((path / META).read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(
+                f"{path} is no tile store: it has no {META}; make one with `python -m trainer prepare SOURCE {path}`"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise _damaged(path, f"{META} cannot be read ({error})") from None
+        version = found.get("format_version") if isinstance(found, dict) else None
+        if version != FORMAT_VERSION:
+            raise UsageError(
+                f"{path} has store format {version}, and this version reads format {FORMAT_VERSION}: pack it again"
+            )
+        try:
+            return cls(**found)
+        except TypeError as error:
+            raise _damaged(path, f"{META} is not as it was written ({error})") from None
+
+
+@dataclass(frozen=True, eq=False)
+class TileStore:
+    """Tiles and their index.
+
+    `index` has one row a tile in storage order, with the columns of SCHEMA; `label` is the class name, `group`,
+    `split` and `compression` may be null; width, height and mode are the source file's. `tiles` is
+    (N, height, width, 3) uint8, memory-mapped. `fingerprint` is the sha256 over classes, tile size, microns per
+    pixel, and each row's tile_id, path, label, group and split: the same content has the same fingerprint,
+    wherever the store lies and whatever it was packed from.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    tile_size: tuple[int, int]
+    mpp: float | None
+    fingerprint: str
+    index: pd.DataFrame
+    tiles: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def open(cls, path: Path) -> "TileStore":
+        """Open a store after cheap checks (files, format, shapes, number of rows); UsageError if one fails."""
+        meta = Meta.read(path)
+        height, width = meta.tile_size
+        tiles = _map_tiles(path, (meta.tiles, height, width, 3))
+        index = _read_index(path)
+        if len(index) != meta.tiles:
+            raise _damaged(path, f"{INDEX} has {len(index):,} rows for {meta.tiles:,} tiles")
+        unknown = sorted(set(index["label"]).difference(meta.classes))
+        if unknown:
+            raise _damaged(path, f"{INDEX} has labels that {META} does not know: {', '.join(map(str, unknown[:5]))}")
+        return cls(path, tuple(meta.classes), (height, width), meta.mpp, meta.fingerprint, index, tiles)
+
+
+def _map_tiles(path: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+    try:
+        tiles: npt.NDArray[np.uint8] = np.load(path / TILES, mmap_mode="r")
+        size = (path / TILES).stat().st_size
+    except Exception as error:  # numpy reads the header as Python: a damaged one fails in every way there is
+        raise _damaged(path, f"{TILES} cannot be mapped ({error})") from None
+    if tiles.shape != shape or tiles.dtype != np.uint8:
+        raise _damaged(path, f"{TILES} has shape {tiles.shape} of {tiles.dtype}, not {shape} of uint8")
+    if size != HEADER_BYTES + tiles.nbytes:
+        raise _damaged(path, f"{TILES} has {size:,} bytes, not {HEADER_BYTES + tiles.nbytes:,}")
+    return tiles
+
+
+def _read_index(path: Path) -> pd.DataFrame:
+    try:
+        table = pq.read_table(path / INDEX, page_checksum_verification=True)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"{INDEX} cannot be read ({error})") from None
+    if not table.schema.equals(SCHEMA):
+        raise _damaged(path, f"{INDEX} has the columns {', '.join(table.column_names)}")
+    index: pd.DataFrame = table.to_pandas()
+    return index
+
+
+def write_index(index: pd.DataFrame, directory: Path) -> None:
+    """Write an index with the columns of SCHEMA."""
+    table = pa.Table.from_pandas(index, SCHEMA, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, directory / INDEX, compression="zstd", write_page_checksum=True)
+
+
+def fingerprint(classes: tuple[str, ...], tile_size: tuple[int, int], mpp: float | None, index: pd.DataFrame) -> str:
+    """The fingerprint of a store with this content (see TileStore)."""
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, classes, tile_size, mpp]).encode())
+    rows = index[_IDENTITY].astype(object)
+    for row in rows.where(rows.notna(), None).itertuples(index=False, name=None):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def verify(path: Path) -> TileStore:
+    """Check a whole store, every pixel of it, against its fingerprint; RunError with all that is wrong."""
+    meta = Meta.read(path)
+    try:
+        store = TileStore.open(path)
+    except UsageError as error:
+        raise RunError(str(error)) from None
+    problems = []
+    if fingerprint(store.classes, store.tile_size, store.mpp, store.index) != meta.fingerprint:
+        problems.append(f"{INDEX} or {META} has changed: they do not give the fingerprint {meta.fingerprint[:12]}")
+    changed = [store.index["path"].iloc[row] for row in _changed_tiles(store)]
+    if changed:
+        some = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+        problems.append(f"the pixels of {len(changed):,} tiles in {TILES} have changed: {some}")
+    if problems:
+        raise RunError(str(_damaged(path, "; ".join(problems))))
+    return store
+
+
+def _changed_tiles(store: TileStore) -> Iterator[int]:
+    """Rows whose pixels do not have the sha256 that their tile_id (less a suffix) states."""
+    expected = [name.partition("-")[0] for name in store.index["tile_id"]]
+
+    def changed(block: range) -> list[int]:
+        return [row for row in block if tile_id(store.tiles[row].data) != expected[row]]
+
+    blocks = [range(start, min(start + _BLOCK, len(store))) for start in range(0, len(store), _BLOCK)]
+    with (
+        track(f"Verifying {store.path}", len(store)) as advance,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+    ):
+        for block, rows in zip(blocks, threads.map(changed, blocks), strict=True):
+            yield from rows
+            advance(len(block))
+
+
+def _damaged(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"the tile store {path} is damaged: {what}. Pack it again, or copy it again from where it is whole"
+    )
