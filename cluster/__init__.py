@@ -1,0 +1,1 @@
+"""Where it runs: local Ray, Ray clusters, Slurm allocations."""

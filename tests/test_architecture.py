@@ -1,0 +1,84 @@
+"""Who may import whom, and where Ray may be."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+RAY = {"cluster/ray_cluster.py", "trainer/launch.py", "trainer/search.py"}
+# Inside trainer, each layer may import those before it.
+LAYERS = [
+    {"errors", "progress"},
+    {"config"},
+    {"tiles", "model", "rundir", "ranks"},
+    {"weights", "lock", "data", "predict", "display"},
+    {"checkpoint"},
+    {"loop"},
+    {"plan"},
+    {"worker"},
+    {"launch"},
+    {"search", "demo"},
+    {"__main__"},
+]
+FILES = sorted(
+    file.relative_to(REPOSITORY)
+    for folder in ("cluster", "trainer", "analysis")
+    for file in (REPOSITORY / folder).rglob("*.py")
+)
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The absolute names that a file imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse((REPOSITORY / file).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if module in names)
+
+
+def test_there_are_files_to_check() -> None:
+    assert len(FILES) > 30
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_run_the_right_way(file: Path) -> None:
+    package = file.parts[0]
+    for name in imports(file):
+        top, _, rest = name.partition(".")
+        if top == "ray":
+            assert str(file) in RAY, f"{file} imports Ray"
+        if package == "cluster":
+            assert top not in {"trainer", "analysis"}, f"{file} imports {name}"
+        if package == "analysis":
+            assert top != "cluster", f"{file} imports {name}"
+            if top == "trainer":
+                allowed = {"errors", "config", "tiles", "model", "checkpoint", "rundir"}
+                assert rest.split(".")[0] in allowed, f"{file} imports {name}"
+        if package == "trainer":
+            assert top != "analysis" or file.name == "__main__.py", f"{file} imports {name}"
+            assert top != "cluster" or name == "cluster.ray_cluster.connect", f"{file} imports {name}"
+            if top == "trainer" and file.parts[1] != rest.split(".")[0]:
+                mine = layer(file.parts[1].removesuffix(".py")) if len(file.parts) > 1 else 0
+                assert layer(rest.split(".")[0]) < mine or file.parts[1] == "tiles", f"{file} imports {name}"
+
+
+def test_tiles_stand_on_configuration_alone() -> None:
+    for file in FILES:
+        if file.parts[:2] == ("trainer", "tiles"):
+            ours = {name.split(".")[1] for name in imports(file) if name.startswith("trainer.")}
+            assert ours <= {"tiles", "config", "errors", "progress"}, f"{file} imports {ours}"
+
+
+def test_every_package_says_what_it_is() -> None:
+    for file in FILES:
+        assert ast.get_docstring(ast.parse((REPOSITORY / file).read_text())), f"{file} has no docstring"

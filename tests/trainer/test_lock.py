@@ -1,0 +1,72 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import lock
+from trainer.errors import RunError
+from trainer.lock import RunLock
+from trainer.rundir import RunDir
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path)
+
+
+def edit(run: RunDir, **changes: object) -> None:
+    run.lock_file.write_text(json.dumps({**json.loads(run.lock_file.read_text()), **changes}))
+
+
+def test_a_live_holder_is_respected_and_a_released_lock_is_free(run: RunDir) -> None:
+    with RunLock(run), pytest.raises(RunError, match=f"process {os.getpid()}"), RunLock(run):
+        pass
+    assert not run.lock_file.exists()
+    with RunLock(run):
+        pass
+
+
+def test_a_killed_holder_is_taken_over_at_once(run: RunDir) -> None:
+    code = (
+        "import sys, os, signal; from pathlib import Path; from trainer.lock import RunLock; "
+        "from trainer.rundir import RunDir; RunLock(RunDir(Path(sys.argv[1]))).__enter__(); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run.path)], check=False)
+    assert run.lock_file.exists()
+    with RunLock(run):
+        assert json.loads(run.lock_file.read_text())["pid"] == os.getpid()
+
+
+def test_a_process_number_that_was_given_again_is_not_the_holder(run: RunDir) -> None:
+    held = RunLock(run)
+    held.__enter__()
+    edit(run, process_started="1")
+    assert not lock.is_alive(json.loads(run.lock_file.read_text()), run.lock_file)
+    held.__exit__(None, None, None)
+
+
+def test_another_host_is_judged_by_its_heartbeat(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SILENT_AFTER_S", 1.0)
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.1)
+    elsewhere = {
+        "host": "elsewhere",
+        "boot_id": "another",
+        "pid": 1,
+        "process_started": "1",
+        "since": "then",
+        "beats": 4,
+    }
+    run.lock_file.write_text(json.dumps(elsewhere))
+    assert not lock.is_alive(elsewhere, run.lock_file)
+    run.lock_file.write_text(json.dumps({**elsewhere, "beats": 5}))
+    assert lock.is_alive(elsewhere, run.lock_file)
+
+
+def test_this_host_before_a_restart_is_gone(run: RunDir) -> None:
+    with RunLock(run):
+        known = json.loads(run.lock_file.read_text())
+        assert not lock.is_alive({**known, "boot_id": "before"}, run.lock_file)

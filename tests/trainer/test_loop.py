@@ -1,0 +1,211 @@
+"""The loop on 1 to 4 gloo ranks against one rank, and against plain PyTorch stepped by hand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.processes import on_ranks
+from trainer.config import AugmentSection, Config
+from trainer.loop import (
+    DivergedError,
+    Hooks,
+    Learner,
+    Position,
+    StopRequestedError,
+    evaluate,
+    fit,
+    scores,
+    take_step,
+    train_epoch,
+)
+from trainer.loop import _shares as shares
+from trainer.model import build, cut, set_training
+from trainer.ranks import Ranks
+from trainer.tiles.augment import evaluation_batch
+from trainer.tiles.loader import TileSet
+from trainer.tiles.order import batch_bounds, epoch_order
+
+CLASSES = 3
+WEIGHTS = torch.tensor([0.5, 1.0, 2.5])
+
+
+def make_config(**loop: object) -> Config:
+    return Config.model_validate(
+        {
+            "data": {"tiles": "unused"},
+            "augment": {"input_size": 32},
+            "loop": {"epochs": 1, "batch_size": 7, **loop},
+            "optim": {"lr": 0.01},
+        }
+    )
+
+
+def make_tiles(count: int) -> TileSet:
+    rng = np.random.default_rng(count)
+    pixels = rng.integers(0, 255, (count, 32, 32, 3), dtype=np.uint8)
+    return TileSet(pixels, np.arange(count), rng.integers(0, CLASSES, count))
+
+
+def make_learner(
+    model: nn.Sequential, depth: int, ranks: Ranks, class_weights: torch.Tensor, *, micro_batch: int = 64
+) -> Learner:
+    frozen, learning = cut(model, depth)
+    forward = DistributedDataParallel(learning) if ranks.world_size > 1 else learning
+    optimizer = torch.optim.SGD(learning.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    return Learner(frozen, learning, forward, optimizer, schedule, "frozen", "fp32", micro_batch, class_weights)
+
+
+def make_small() -> nn.Sequential:
+    """A network quick enough to evaluate hundreds of times, with the names that `cut` looks for."""
+    torch.manual_seed(0)
+    body = [("conv1", nn.Conv2d(3, 4, 3, stride=4)), ("layer1", nn.BatchNorm2d(4)), ("layer2", nn.ReLU())]
+    rest = [("layer3", nn.Identity()), ("layer4", nn.Identity()), ("avgpool", nn.AdaptiveAvgPool2d(1))]
+    head = [("flatten", nn.Flatten()), ("fc", nn.Linear(4, CLASSES))]
+    return nn.Sequential(OrderedDict([*body, *rest, *head]))
+
+
+def no_report(_: Any) -> bool:
+    return False
+
+
+def gradients(ranks: Ranks, depth: int, class_weights: torch.Tensor) -> list[tuple[float, list[torch.Tensor]]]:
+    """Loss and gradients of each step of an epoch of 17 tiles by 7: batches of 7, 5 and 5."""
+    config, tiles = make_config(), make_tiles(17)
+    learner = make_learner(build(CLASSES, 1), depth, ranks, class_weights)
+    bounds = batch_bounds(len(tiles), config.loop.batch_size)
+    order = epoch_order(len(tiles), config.run.seed, 0)
+    set_training(learner.learning, "frozen")
+    found = []
+    for share in shares(learner, tiles, [order[a:b] for a, b in bounds], config, 0, ranks):
+        loss = ranks.total(take_step(learner, share, ranks.world_size))
+        found.append(
+            (float(loss), [p.grad.clone() for p in list(learner.learning.parameters())[-4:] if p.grad is not None])
+        )
+    return found
+
+
+def all_gradients(ranks: Ranks) -> list[list[tuple[float, list[torch.Tensor]]]]:
+    cases = [(0, WEIGHTS), (1, torch.ones(CLASSES)), (5, WEIGHTS)]
+    return [gradients(ranks, depth, weights) for depth, weights in cases]
+
+
+def all_evaluations(ranks: Ranks) -> list[np.ndarray]:
+    learner = make_learner(make_small(), 5, ranks, WEIGHTS)
+    return [evaluate(learner, make_tiles(n), "val", make_config(), ranks, no_report) for n in (1, 5, 7, 101, 300)]
+
+
+def gradients_and_evaluations(ranks: Ranks) -> tuple[list[Any], list[np.ndarray]]:
+    return (all_gradients(ranks) if ranks.world_size < 4 else []), all_evaluations(ranks)
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[list[Any], list[np.ndarray]]:
+    return gradients_and_evaluations(Ranks())
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_any_number_of_workers_computes_what_one_does(
+    alone: tuple[list[Any], list[np.ndarray]], world_size: int
+) -> None:
+    """Losses and gradients to 1e-5 (relative), evaluations exactly, with class weights and uneven last batches."""
+    expected_steps, expected_logits = alone
+    for steps, logits in on_ranks(world_size, gradients_and_evaluations):
+        for case, expected_case in zip(steps, expected_steps, strict=False):
+            assert len(case) == len(expected_case) == 3
+            for (loss, grads), (expected_loss, expected_grads) in zip(case, expected_case, strict=True):
+                assert loss == pytest.approx(expected_loss, rel=1e-5)
+                for grad, expected in zip(grads, expected_grads, strict=True):
+                    assert torch.allclose(grad, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        for found, expected in zip(logits, expected_logits, strict=True):
+            assert np.array_equal(found, expected)
+
+
+def test_a_step_is_the_gradient_of_the_weighted_mean_loss() -> None:
+    """One step against the textbook: cross-entropy with class weights, mean over the batch, SGD."""
+    config, tiles = make_config(batch_size=17), make_tiles(17)
+    learner = make_learner(build(CLASSES, 1), 0, Ranks(), WEIGHTS, micro_batch=4)
+    reference = build(CLASSES, 1)
+    (share,) = shares(learner, tiles, [epoch_order(17, 0, 0)], config, 0, Ranks())
+    take_step(learner, share, 1)
+    loss = F.cross_entropy(reference.eval()(share.images), share.labels, WEIGHTS)
+    loss.backward()
+    with torch.no_grad():
+        expected = reference.fc.weight - 0.01 * reference.fc.weight.grad
+    assert torch.allclose(learner.learning.fc.weight, expected, atol=1e-6)
+
+
+def test_evaluation_sees_every_tile_once_as_the_network_alone_would() -> None:
+    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    tiles = make_tiles(101)
+    logits = evaluate(learner, tiles, "val", make_config(), Ranks(), no_report)
+    with torch.no_grad():
+        images = evaluation_batch(torch.from_numpy(tiles.tiles), AugmentSection(input_size=32))
+        expected = learner.learning.eval()(images)
+    assert np.allclose(logits, expected.numpy(), atol=1e-6)
+
+
+def test_scores_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, CLASSES)).astype(np.float32), rng.integers(0, CLASSES, 50)
+    found, predicted = scores(logits, labels), logits.argmax(axis=1)
+    assert found["val/accuracy"] == accuracy_score(labels, predicted)
+    assert found["val/balanced_accuracy"] == balanced_accuracy_score(labels, predicted)
+    assert found["val/macro_f1"] == f1_score(labels, predicted, average="macro")
+
+
+def run_epoch(config: Config, position: Position, report: Any = no_report) -> tuple[Learner, list[Position]]:
+    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    saved: list[Position] = []
+    hooks = Hooks(report, lambda at: saved.append(Position(**vars(at))), 1)
+    with suppress(StopRequestedError):
+        fit(learner, make_tiles(40), make_tiles(9), config, position, Ranks(), hooks)
+    return learner, saved
+
+
+def test_checkpoints_are_saved_every_so_many_steps_and_at_each_epochs_end() -> None:
+    _, saved = run_epoch(make_config(epochs=2, checkpoint_every=2), Position())
+    assert [(at.epoch, at.batch, at.step) for at in saved] == [
+        (0, 2, 2), (0, 4, 4), (1, 0, 6), (1, 2, 8), (1, 4, 10), (2, 0, 12),
+    ]  # fmt: skip
+
+
+def test_a_stop_saves_at_the_next_step_and_a_resume_goes_on_from_there() -> None:
+    asked = iter([False, False, True])
+    _, saved = run_epoch(make_config(), Position(), lambda _: next(asked, True))
+    assert [(at.epoch, at.batch, at.step) for at in saved] == [(0, 4, 4)]
+    _, rest = run_epoch(make_config(), Position(**vars(saved[0])))
+    _, whole = run_epoch(make_config(), Position())
+    assert rest[-1].step == whole[-1].step == 6
+    assert [record["epoch"] for record in rest[-1].history] == [1]
+
+
+def test_a_loss_that_is_no_number_stops_before_anything_is_saved() -> None:
+    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    with torch.no_grad():
+        learner.learning.fc.weight[0, 0] = float("nan")
+    saved: list[Position] = []
+    with pytest.raises(DivergedError, match="loss is nan"):
+        train_epoch(learner, make_tiles(40), make_config(), Position(), Ranks(), Hooks(no_report, saved.append, 1))
+    assert not saved
+
+
+def test_weights_that_are_no_numbers_are_not_saved() -> None:
+    """An infinite learning rate leaves a finite loss behind and weights that are not."""
+    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    learner.optimizer.param_groups[0]["lr"] = float("inf")
+    saved: list[Position] = []
+    config = make_config(batch_size=40, epochs=1)
+    with pytest.raises(DivergedError, match="not finite"):
+        fit(learner, make_tiles(40), make_tiles(9), config, Position(), Ranks(), Hooks(no_report, saved.append, 1))
+    assert not saved

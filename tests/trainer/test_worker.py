@@ -1,0 +1,149 @@
+"""Workers killed at random steps and started again, against workers that nobody disturbed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.conftest import MakeConfig
+from tests.processes import train_killed_at
+from trainer.checkpoint import listed, load_best_model
+from trainer.config import Config
+from trainer.data import open_data
+from trainer.plan import Plan, make_plan, write_run
+from trainer.ranks import Ranks
+from trainer.rundir import RunDir
+from trainer.tiles.augment import evaluation_batch
+from trainer.worker import work
+
+STEPS = 12
+
+
+def start(config: Config) -> Plan:
+    plan, data, base = make_plan(config)
+    write_run(plan, data, base)
+    return plan
+
+
+def final_weights(run: RunDir) -> str:
+    newest = listed(run)[0]
+    assert newest.step == STEPS
+    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_killed_at_random_steps_it_ends_bit_identical(make_config: MakeConfig, workers: int) -> None:
+    """Learning BatchNorm (depth 1), a schedule, checkpoints in mid-epoch; every process killed twice."""
+    options = {
+        "model.unfrozen_depth": 1,
+        "optim.schedule": "onecycle",
+        "scale.workers": workers,
+        "loop.checkpoint_every": 2,
+    }
+    undisturbed = start(make_config(**options, **{"run.name": "undisturbed"}))
+    assert train_killed_at(undisturbed, None).status == "done"
+
+    disturbed = start(make_config(**options, **{"run.name": "disturbed"}))
+    for step in sorted(random.sample(range(1, STEPS), 2)):
+        train_killed_at(disturbed, step)
+    assert train_killed_at(disturbed, None).status == "done"
+
+    assert len(disturbed.run.attempts()) == 3
+    assert final_weights(disturbed.run) == final_weights(undisturbed.run)
+    expected, found = (run.run.read_metrics() for run in (undisturbed, disturbed))
+    for name in ("epoch", "step", "val/loss", "val/balanced_accuracy", "lr"):
+        assert [epoch[name] for epoch in found] == [epoch[name] for epoch in expected]
+    assert [epoch["train/loss"] for epoch in found] == pytest.approx([epoch["train/loss"] for epoch in expected])
+
+
+@pytest.fixture
+def trained(make_config: MakeConfig) -> Plan:
+    """A small run, trained in this process."""
+    plan = start(make_config(**{"scale.workers": 1}))
+    assert work(plan, Ranks(), lambda _: False).status == "done"
+    return plan
+
+
+def test_predictions_are_the_best_checkpoints_on_every_part(trained: Plan) -> None:
+    data = open_data(trained.config, trained.run.split_file)
+    model = load_best_model(trained.run)
+    for part in ("val", "elsewhere"):
+        table = pq.read_table(trained.run.predictions_file(part))
+        assert json.loads(table.schema.metadata[b"classes"]) == list(trained.classes)
+        frame = table.to_pandas()
+        index = data.index(part)
+        assert list(frame["tile_id"]) == list(index["tile_id"])
+        assert list(frame["label"]) == list(index["label"])
+        pixels = torch.from_numpy(data.tiles(part).tiles[index.index])
+        with torch.no_grad():
+            expected = model(evaluation_batch(pixels, trained.config.augment)).numpy()
+        assert np.allclose(np.stack(frame["logits"]), expected, atol=1e-5)
+
+
+def test_the_run_directory_keeps_its_contract(trained: Plan) -> None:
+    run = trained.run
+    assert list(pd.read_parquet(run.split_file).columns) == ["tile_id", "split"]
+    looks = [json.loads(line) for line in run.evaluations_file.read_text().splitlines()]
+    assert [look["split"] for look in looks] == ["elsewhere"]
+    history = run.read_metrics()
+    assert [record["epoch"] for record in history] == [1, 2]
+    best = json.loads(run.best_file.read_text())
+    assert best["value"] == max(record["val/balanced_accuracy"] for record in history)
+    state = torch.load(listed(run)[0].path / "state.pt", weights_only=True)
+    assert state["position"]["history"] == history
+    names = set(torch.load(listed(run)[0].path / "state.pt", weights_only=True))
+    assert names == {"optimizer", "schedule", "position"}
+    assert [file.name for file in (run.storage / "weights").iterdir()] == [f"{trained.base_sha256}.safetensors"]
+
+
+def test_a_finished_run_is_not_evaluated_again(trained: Plan) -> None:
+    looked = trained.run.evaluations_file.read_text()
+    assert work(trained, Ranks(), lambda _: False).status == "done"
+    assert trained.run.evaluations_file.read_text() == looked
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(trained: Plan) -> None:
+    newest, before = listed(trained.run)[:2]
+    expected = hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
+    (newest.path / "manifest.json").unlink()
+    said: list[str] = []
+
+    def report(message: dict[str, object]) -> bool:
+        said.extend(message.get("lines", []))  # type: ignore[arg-type]
+        return False
+
+    assert work(trained, Ranks(), report).status == "done"
+    assert newest.path.name in said[0]
+    assert "no manifest" in said[0]
+    assert before.path.name in said[1]
+    again = listed(trained.run)[0]
+    assert (again.step, again.attempt) == (newest.step, 2)
+    assert hashlib.sha256((again.path / "trained.safetensors").read_bytes()).hexdigest() == expected
+
+
+def test_a_diverging_run_fails_and_names_the_remedy(make_config: MakeConfig) -> None:
+    plan = start(make_config(**{"optim.lr": 1e30, "scale.workers": 1, "model.unfrozen_depth": 1}))
+    outcome = work(plan, Ranks(), lambda _: False)
+    assert outcome.status == "failed"
+    assert "diverged" in outcome.message
+    assert "optim.lr" in outcome.message
+    assert not listed(plan.run)
+
+
+def test_other_numbers_of_workers_end_within_rounding(make_config: MakeConfig) -> None:
+    """Frozen BatchNorm: the same tiles, the same draws, results equal to 1e-5 of their size."""
+    ends = []
+    for workers in (1, 2):
+        options = {"model.norm": "frozen", "scale.workers": workers, "run.name": f"w{workers}", "loop.epochs": 1}
+        plan = start(make_config(**options))
+        assert train_killed_at(replace(plan, micro_batch=4), None).status == "done"
+        ends.append(load_best_model(plan.run).fc.weight)
+    assert torch.allclose(ends[0], ends[1], atol=1e-5 * float(ends[0].abs().max()))

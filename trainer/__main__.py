@@ -1,0 +1,108 @@
+"""python -m trainer: parse, dispatch, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import RunError, UsageError
+
+Arguments = Sequence[str]
+
+
+def main(arguments: Arguments) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped and ready to go on."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Fine-tunes ResNet50 on histology tiles.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (prepare, verify, fetch_weights, train, demo):
+        name = command.__name__.replace("_", "-")
+        commands.add_parser(name, help=command.__doc__, add_help=False).set_defaults(command=command, name=name)
+    chosen = parser.parse_args(arguments[:1])
+    own = argparse.ArgumentParser(
+        prog=f"python -m trainer {chosen.name}", description=chosen.command.__doc__, allow_abbrev=False
+    )
+    try:
+        return int(chosen.command(own, arguments[1:]))
+    except (UsageError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def prepare(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Packs a folder, zip or manifest of tiles into a tile store."""
+    parser.add_argument("source", type=Path, help="folder of class folders, a zip of one, or a manifest (csv, parquet)")
+    parser.add_argument("store", type=Path, help="the tile store to make")
+    parser.add_argument("--size", type=int, help="resample square tiles to SIZE x SIZE px, antialiased")
+    parser.add_argument("--mpp", type=float, help="microns per pixel of the stored tiles")
+    parser.add_argument("--md5", help="md5 that the zip must have")
+    parser.add_argument("--strict", action="store_true", help="a file that is not taken is an error")
+    given = parser.parse_args(arguments)
+    from trainer.tiles.pack import PackOptions
+    from trainer.tiles.prepare import prepare as pack_and_say
+
+    pack_and_say(given.source, given.store, PackOptions(given.size, given.mpp, given.md5, given.strict))
+    return 0
+
+
+def verify(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Checks a tile store, pixel by pixel, against its fingerprint."""
+    parser.add_argument("store", type=Path)
+    given = parser.parse_args(arguments)
+    from trainer.tiles.prepare import check
+
+    check(given.store)
+    return 0
+
+
+def fetch_weights(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Fills torchvision's cache with pretrained weights, and checks their hash."""
+    from trainer.config import HUB_WEIGHTS
+
+    parser.add_argument("name", nargs="?", default="imagenet1k_v2", choices=HUB_WEIGHTS)
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a file that you have brought")
+    given = parser.parse_args(arguments)
+    from trainer.weights import fetch
+
+    print(f"{given.name} is in {fetch(given.name, given.source)}")
+    return 0
+
+
+def train(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Trains one run, or goes on with it."""
+    from trainer.config import add_flags, merge
+
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--debug", action="store_true", help="one worker in this process, without Ray")
+    parser.add_argument("--fresh", action="store_true", help="move an old run of this name aside and start over")
+    flags = add_flags(parser)
+    given, unknown = parser.parse_known_args(arguments)
+    config = merge(given.config, flags, given, unknown)
+    from trainer import launch
+
+    if given.dry_run:
+        print(launch.describe(config))
+        return 0
+    return launch.train(config, fresh=given.fresh, debug=given.debug)
+
+
+def demo(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Draws tiles, trains on them and writes the report, in demo/."""
+    parser.parse_args(arguments)
+    from trainer.demo import FOLDER, run_demo
+
+    code, run = run_demo()
+    if code == 0:
+        from analysis.__main__ import report
+
+        report([run.path], FOLDER / "report")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

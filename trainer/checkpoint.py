@@ -1,0 +1,255 @@
+"""Checkpoints: commit, verify, the newest good one, quarantine, prune.
+
+A checkpoint is a directory `step-00000123-a0001` that appears whole: files are written and fsynced under a temporary
+name, then a manifest with every file's size and sha256, then one rename. Nothing is trusted before it is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from trainer.errors import RunError
+from trainer.model import build
+from trainer.rundir import Json, RunDir, fsync_dir, read_json, write_atomic, write_json, write_json_lines
+
+TENSORS = "trained.safetensors"
+STATE = "state.pt"
+MANIFEST = "manifest.json"
+NAME = re.compile(r"step-(\d{8,})-a(\d{4,})")
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """A committed checkpoint's place: after `step` optimizer steps, by `attempt`."""
+
+    step: int
+    attempt: int
+    path: Path
+
+
+def commit(
+    run: RunDir, step: int, attempt: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], facts: Json
+) -> Checkpoint:
+    """Writes a checkpoint so that it exists whole or not at all, and verifies what was written.
+
+    Args:
+        run: where.
+        step: optimizer steps taken.
+        attempt: the attempt that writes.
+        tensors: what training changed, by state-dict name.
+        state: optimizer, schedule, position and history; plain values and tensors only.
+        facts: further entries of the manifest.
+    """
+    name = f"step-{step:08d}-a{attempt:04d}"
+    final, temporary = run.checkpoints_dir / name, run.checkpoints_dir / f".{name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_atomic(
+        temporary / TENSORS, save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+    )
+    write_atomic(temporary / STATE, _torch_bytes(state))
+    files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
+    manifest = {"step": step, "attempt": attempt, **facts, "files": files}
+    write_json(temporary / MANIFEST, {**manifest, "sha256": _digest(manifest)})
+    fsync_dir(temporary)
+    temporary.replace(final)
+    fsync_dir(run.checkpoints_dir)
+    checkpoint = Checkpoint(step, attempt, final)
+    if flaw := find_flaw(checkpoint):
+        raise RunError(f"{final}: was written, but does not read back ({flaw}); check the storage")
+    return checkpoint
+
+
+def find_flaw(checkpoint: Checkpoint) -> str | None:
+    """Why a checkpoint cannot be trusted, or None where every byte is as it was written."""
+    try:
+        manifest = json.loads((checkpoint.path / MANIFEST).read_bytes())
+        digest = manifest.pop("sha256")
+        files = manifest["files"].items()
+    except FileNotFoundError:
+        return "it has no manifest"
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return "its manifest is damaged"
+    if digest != _digest(manifest):
+        return "its manifest is damaged"
+    if (manifest["step"], manifest["attempt"]) != (checkpoint.step, checkpoint.attempt):
+        return "its manifest is another checkpoint's"
+    for name, described in files:
+        try:
+            found = _describe(checkpoint.path / name)
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if found != described:
+            what = "size" if found["size"] != described["size"] else "content"
+            return f"{name} has another {what} than its manifest says"
+    return None
+
+
+def listed(run: RunDir) -> list[Checkpoint]:
+    """The checkpoints that count, newest first: those that no later attempt resumed below."""
+    named = [(NAME.fullmatch(path.name), path) for path in run.checkpoints_dir.glob("step-*")]
+    found = [Checkpoint(int(match[1]), int(match[2]), path) for match, path in named if match]
+    resumed = {number: int(record["resumed_step"]) for number, record in run.attempts().items()}
+    return sorted((c for c in found if counts(c.step, c.attempt, resumed)), reverse=True)
+
+
+def counts(step: int, attempt: int, resumed: Mapping[int, int]) -> bool:
+    """Whether a checkpoint is part of the run's history, given the step that each attempt resumed from.
+
+    A later attempt that went on from below this step has replaced it; so has one that was still being written by an
+    attempt which had lost the run.
+    """
+    return all(step <= resumed_step for later, resumed_step in resumed.items() if later > attempt)
+
+
+def resume_point(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
+    """Where a run goes on, and what there is to say of it; None where nothing was trained yet.
+
+    Raises:
+        RunError: where the run has a history and no good checkpoint: it must not silently start over.
+    """
+    checkpoint, said = newest_good(run)
+    if checkpoint is None and (said or run.read_metrics() or any(run.quarantine_dir.glob("*"))):
+        lines = [*said, f"{run.path}: has a history, but no good checkpoint; start over with --fresh"]
+        raise RunError("\n".join(lines))
+    return checkpoint, said
+
+
+def newest_good(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies, and one line for each that was moved to quarantine on the way."""
+    said: list[str] = []
+    for checkpoint in listed(run):
+        flaw = find_flaw(checkpoint)
+        if flaw is None:
+            return checkpoint, said
+        said.append(f"checkpoint {checkpoint.path.name} is not used: {flaw}; moved to {quarantine(run, checkpoint)}")
+    return None, said
+
+
+def quarantine(run: RunDir, checkpoint: Checkpoint) -> Path:
+    """Moves a checkpoint out of the way, and says where it is now."""
+    run.quarantine_dir.mkdir(exist_ok=True)
+    taken = sum(path.name.startswith(checkpoint.path.name) for path in run.quarantine_dir.iterdir())
+    place = run.quarantine_dir / (checkpoint.path.name + (f"-{taken + 1}" if taken else ""))
+    checkpoint.path.rename(place)
+    fsync_dir(run.checkpoints_dir)
+    return place
+
+
+def read(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], Json]:
+    """A verified checkpoint's tensors and state, on the CPU. Nothing in it is executed."""
+    tensors = load((checkpoint.path / TENSORS).read_bytes())
+    state = torch.load(checkpoint.path / STATE, map_location="cpu", weights_only=True)
+    return tensors, state
+
+
+def best_of(run: RunDir, history: list[Json], metric: str) -> tuple[Json, Checkpoint] | None:
+    """The best epoch of a history whose checkpoint still counts; the earliest where several are equal."""
+    sign = -1 if metric.endswith("loss") else 1
+    kept = {(c.step, c.attempt): c for c in listed(run)}
+    candidates = [(record, kept[key]) for record in history if (key := (record["step"], record["attempt"])) in kept]
+    return max(candidates, key=lambda pair: sign * pair[0][metric], default=None)
+
+
+def write_history(run: RunDir, history: list[Json], metric: str) -> Checkpoint | None:
+    """Writes metrics.jsonl and best.json from the history inside a checkpoint; answers with the best one, if any."""
+    write_json_lines(run.metrics_file, history)
+    if (best := best_of(run, history, metric)) is None:
+        return None
+    record, checkpoint = best
+    facts = {"epoch": record["epoch"], "step": record["step"], "checkpoint": checkpoint.path.name}
+    write_json(run.best_file, {**facts, "metric": metric, "value": record[metric]})
+    return checkpoint
+
+
+def best_good(run: RunDir, history: list[Json], metric: str) -> Checkpoint:
+    """The best checkpoint that verifies; those that do not go to quarantine. best.json is written to match."""
+    while (checkpoint := write_history(run, history, metric)) is not None:
+        if find_flaw(checkpoint) is None:
+            return checkpoint
+        quarantine(run, checkpoint)
+    raise RunError(f"{run.path}: no epoch's checkpoint is good; start over with --fresh")
+
+
+def prune(run: RunDir, keep: int) -> None:
+    """Removes checkpoints beyond the best, the latest and `keep` - 2 older ones, and all that no longer count."""
+    counted = listed(run)
+    best = read_json(run.best_file)["checkpoint"] if run.best_file.exists() else None
+    spare = keep - 1 - any(c.path.name == best for c in counted[1:])
+    kept = {c.path.name for c in counted[: 1 + spare]} | {best}
+    for path in run.checkpoints_dir.glob("step-*"):
+        if path.name not in kept:
+            shutil.rmtree(path)
+
+
+def store_base(run: RunDir, sha256: str, data: bytes) -> None:
+    """Keeps the weights that a run starts from under their hash, once for all runs of a storage root."""
+    file = run.weights_file(sha256)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, data)
+
+
+def read_base(run: RunDir, sha256: str) -> dict[str, Tensor]:
+    """The weights that a run started from; a RunError where the file is gone or damaged."""
+    file = run.weights_file(sha256)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise RunError(f"{file}: the run's frozen weights cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise RunError(f"{file}: is damaged (another sha256 than its name); delete it and start the run again")
+    return load(data)
+
+
+def load_best_model(run: RunDir) -> nn.Sequential:
+    """The network of a run's best checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        RunError: where the run has no best checkpoint, or it is damaged.
+    """
+    name = read_json(run.best_file)["checkpoint"]
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise RunError(f"{run.best_file}: is damaged: {name} is no checkpoint's name")
+    checkpoint = Checkpoint(int(match[1]), int(match[2]), run.checkpoints_dir / name)
+    if flaw := find_flaw(checkpoint):
+        raise RunError(f"{checkpoint.path}: cannot be used: {flaw}")
+    return load_model(run, checkpoint)
+
+
+def load_model(run: RunDir, checkpoint: Checkpoint) -> nn.Sequential:
+    """The network of a verified checkpoint, in evaluation mode, on the CPU."""
+    tensors, _ = read(checkpoint)
+    model = build(len(tensors["fc.bias"]), seed=0)
+    base = read_base(run, read_json(checkpoint.path / MANIFEST)["base_sha256"])
+    model.load_state_dict({**base, **tensors})
+    return model.eval()
+
+
+def _torch_bytes(state: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _describe(file: Path) -> Json:
+    with file.open("rb") as stream:
+        return {"size": os.fstat(stream.fileno()).st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _digest(manifest: Json) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""What a person sees while a run trains: a live line in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from trainer.progress import say
+from trainer.rundir import Json
+
+PLAIN_EVERY_S = 30.0
+
+
+class Display:
+    """Shows the messages of a run as they come: starts, steps, evaluations, epochs."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.update("")
+            self._live.stop()
+
+    def show(self, message: Json) -> None:
+        """Shows one message."""
+        if message["phase"] == "start":
+            for line in message["lines"]:
+                say(line, self.console)
+        elif message["phase"] == "epoch":
+            say(epoch_line(message["record"]), self.console)
+        elif self._live:
+            self._live.update(_bar(message))
+        elif time.monotonic() - self._said >= PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            say(step_line(message), self.console)
+
+
+def epoch_line(record: Json) -> str:
+    """An epoch that has ended, in one line."""
+    return (
+        f"epoch {record['epoch']:>3}  train loss {record['train/loss']:.4f}  val loss {record['val/loss']:.4f}  "
+        f"val accuracy {record['val/accuracy']:.4f}  balanced {record['val/balanced_accuracy']:.4f}  "
+        f"{record['tiles_per_s']:,.0f} tiles/s"
+    )
+
+
+def step_line(message: Json) -> str:
+    """How far a run is, in one line."""
+    if message["phase"] != "train":
+        return f"evaluating {message['phase']}: {message['done']:,} of {message['total']:,} tiles"
+    left = timedelta(seconds=round((message["total"] - message["done"]) / message["tiles_per_s"]))
+    return (
+        f"epoch {message['epoch']}/{message['epochs']}  step {message['step']}  loss {message['loss']:.4f}  "
+        f"{message['tiles_per_s']:,.0f} tiles/s  {left} left"
+    )
+
+
+def _bar(message: Json) -> Table:
+    row = Table.grid(padding=(0, 2))
+    row.add_row(ProgressBar(message["total"], message["done"], width=30), step_line(message))
+    return row

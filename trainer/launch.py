@@ -1,0 +1,261 @@
+"""One run, from the command to its exit code: over Ray Train, or in this process under a debugger."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+import uuid
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from cluster.ray_cluster import connect
+from trainer.config import Config, dump
+from trainer.data import RunData
+from trainer.display import Display
+from trainer.errors import RunError
+from trainer.lock import RunLock
+from trainer.plan import Plan, cores, is_finished, make_plan, trainable, write_run
+from trainer.progress import say
+from trainer.ranks import Ranks
+from trainer.rundir import Json, RunDir, read_json
+from trainer.worker import Outcome, work
+
+DONE, FAILED, STOPPED = 0, 1, 75
+MAX_FAILURES = 3
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+MILESTONES = ("start", "epoch")
+REPORT_EVERY_S = 0.2
+POLL_S = 0.2
+
+
+def train(config: Config, *, fresh: bool = False, debug: bool = False) -> int:
+    """Trains a run to its end, or on from where it was; returns the exit code.
+
+    0: done (also where it was done already). 1: failed. 75: stopped on request with a good checkpoint; the same
+    command goes on.
+
+    Raises:
+        UsageError: where the configuration does not fit the data, the machine, or the run of this name.
+        RunError: where the run is being trained by another process, or its files are damaged.
+    """
+    console = Console()
+    plan, data, base = make_plan(config.model_copy(update={"scale": _alone(config)}) if debug else config)
+    if fresh:
+        _move_aside(plan.run, console)
+    plan.run.path.mkdir(parents=True, exist_ok=True)
+    with RunLock(plan.run):
+        write_run(plan, data, base)
+        if is_finished(plan, data):
+            say(f"run {plan.run.name} is finished: nothing to do\n{_result(plan)}", console)
+            return DONE
+        say(_headline(plan, data), console)
+        with StopSignals() as stop, Display(console) as display:
+            outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
+    return _conclude(plan, outcome, console)
+
+
+def describe(config: Config) -> str:
+    """What `train` would do: the resolved configuration, the split by class, what learns, what a checkpoint takes."""
+    plan, data, _ = make_plan(config)
+    parameters, size = trainable(plan)
+    counts = data.counts()
+    counts.loc["all"] = counts.sum()
+    return "\n".join(
+        [
+            dump(plan.config),
+            counts.to_string(),
+            "",
+            _headline(plan, data),
+            f"{parameters:,} parameters learn; a checkpoint takes about {size / 1e6:,.0f} MB",
+        ]
+    )
+
+
+class StopSignals:
+    """INT, TERM and USR1 ask the run to end at the next step; a second INT ends it at once."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self._before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self.own()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def own(self) -> None:
+        """Takes the signals (back)."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._ask)
+
+    def asked(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._asked.is_set()
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self._asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked.set()
+
+
+def _alone(config: Config) -> Any:
+    """One worker with all cores: what a debugger can follow."""
+    return config.scale.model_copy(update={"workers": 1, "cpus_per_worker": cores()})
+
+
+def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
+    def report(message: Json) -> bool:
+        display.show(message)
+        return stop.asked()
+
+    return work(plan, Ranks(device=torch.device("cuda" if plan.gpu else "cpu")), report)
+
+
+def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
+    gpus = plan.workers * plan.config.scale.gpus_per_worker if plan.gpu else 0
+    with connect(cpus=plan.workers * plan.threads, gpus=gpus):
+        import ray
+
+        stop.own()  # connecting gave TERM to Ray
+        board = ray.remote(num_cpus=0)(Board).remote()
+        ended: list[Outcome] = []
+        # Ray Train takes INT over when it runs on the main thread, so it gets another.
+        fit = threading.Thread(target=lambda: ended.append(_fit(plan, board)), name="ray-train", daemon=True)
+        fit.start()
+        while fit.is_alive():
+            fit.join(POLL_S)
+            for message in ray.get(board.exchange.remote(stop.asked())):
+                display.show(message)
+    shutil.rmtree(plan.run.ray_dir, ignore_errors=True)
+    return ended[0]
+
+
+def _fit(plan: Plan, board: Any) -> Outcome:
+    """Runs `work` on every worker of a Ray Train group, started again where one dies; rank 0's outcome."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    scale = plan.config.scale
+    resources = {"CPU": plan.threads, **({"GPU": scale.gpus_per_worker} if plan.gpu else {})}
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={"plan": plan, "board": board},
+        torch_config=TorchConfig(backend="nccl" if plan.gpu else "gloo", timeout_s=scale.timeout_s),
+        scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpu, resources_per_worker=resources),
+        # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=str(plan.run.ray_dir),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        outcome = trainer.fit().return_value
+    except TrainingFailedError as error:
+        return Outcome("failed", f"training failed {MAX_FAILURES + 1} times, the last time with: {error}")
+    assert isinstance(outcome, Outcome), "every worker answers with an outcome"
+    return outcome
+
+
+def _on_worker(given: dict[str, Any]) -> Outcome:
+    from ray.train.torch import get_device
+
+    plan: Plan = given["plan"]
+    return work(plan, Ranks.of_process_group(get_device(), plan.config.scale.timeout_s), BoardReport(given["board"]))
+
+
+class Board:
+    """Beside the driver: workers put messages on it and learn whether a stop was asked for. Runs as a Ray actor."""
+
+    def __init__(self) -> None:
+        self._messages: list[Json] = []
+        self._stop = False
+
+    def put(self, message: Json) -> bool:
+        """Adds a message; answers whether to stop."""
+        self._messages.append(message)
+        return self._stop
+
+    def exchange(self, stop: bool) -> list[Json]:
+        """Takes the messages, and passes on whether to stop."""
+        self._stop = self._stop or stop
+        taken, self._messages = self._messages, []
+        return taken
+
+
+class BoardReport:
+    """A worker's way to the board. Answers from the last reply: a step never waits for the driver."""
+
+    def __init__(self, board: Any):
+        self._board = board
+        self._replies: list[Any] = []
+        self._stop = False
+        self._last = 0.0
+
+    def __call__(self, message: Json) -> bool:
+        """Sends a message (steps at most every 0.2 s, the rest always); answers whether a stop was asked for."""
+        import ray
+
+        due = not self._replies and time.monotonic() - self._last >= REPORT_EVERY_S
+        if due or message["phase"] in MILESTONES:
+            self._last = time.monotonic()
+            self._replies.append(self._board.put.remote(message))
+        arrived: list[Any] = []
+        if self._replies:
+            arrived, self._replies = ray.wait(self._replies, num_returns=len(self._replies), timeout=0)
+        self._stop = self._stop or any(ray.get(arrived))
+        return self._stop
+
+
+def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:
+    if outcome.status == "failed":
+        raise RunError(outcome.message)
+    if outcome.status == "stopped":
+        say(f"stopped {outcome.message}, with a good checkpoint: the same command goes on from there", console)
+        return STOPPED
+    say(_result(plan), console)
+    return DONE
+
+
+def _headline(plan: Plan, data: RunData) -> str:
+    counts = data.counts().sum()
+    parts = ", ".join(f"{tiles:,} {part}" for part, tiles in counts.items())
+    each = f"{'GPU' if plan.gpu else 'CPU'} worker{'s' if plan.workers > 1 else ''}"
+    optimistic = " (tile-level split: optimistic)" if plan.config.data.split == "random" else ""
+    return (
+        f"run {plan.run.name}: {parts} tiles, {len(plan.classes)} classes{optimistic}; depth "
+        f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.workers} {each}"
+        f" of {plan.threads} thread{'s' if plan.threads > 1 else ''} each"
+    )
+
+
+def _result(plan: Plan) -> str:
+    best = read_json(plan.run.best_file)
+    return (
+        f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f}; predictions in {plan.run.predictions_dir}\n"
+        f"next: python -m analysis report {plan.run.path} --out reports/{plan.run.name}"
+    )
+
+
+def _move_aside(run: RunDir, console: Console) -> None:
+    """Keeps the old run of this name under another."""
+    if not run.path.exists():
+        return
+    with RunLock(run):
+        pass  # refuses where it is being trained
+    aside = run.path.with_name(f"{run.name}.{time.strftime('%Y%m%dT%H%M%S')}")
+    run.path.rename(aside)
+    say(f"the old run {run.name} is now {aside}", console)

@@ -1,0 +1,257 @@
+"""Everything about a run that can be decided, and refused, before work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+
+from trainer.checkpoint import store_base
+from trainer.config import Config, dump, identity
+from trainer.data import RunData, open_data, write_split
+from trainer.errors import UsageError
+from trainer.model import build, cut, resolve_norm
+from trainer.rundir import Json, RunDir, now, write_atomic, write_json
+from trainer.tiles.order import batch_bounds
+from trainer.weights import Base, load_base
+
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
+CPU_WORKERS = 2
+CPU_MICRO_BATCH = 32
+GPU_MICRO_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, resolved for the machine that it starts on."""
+
+    config: Config
+    run: RunDir
+    classes: tuple[str, ...]
+    fingerprints: dict[str, str]
+    base_sha256: str
+    workers: int
+    gpu: bool
+    threads: int
+    norm: str
+    precision: str
+    micro_batch: int
+
+    @property
+    def identity(self) -> Json:
+        """What must agree when the run is resumed, by dotted key."""
+        weights = {"model.weights": self.base_sha256}
+        return {**self.fingerprints, **identity(self.config), **weights, "classes": list(self.classes)}
+
+    @property
+    def config_hash(self) -> str:
+        """A digest of the identity."""
+        return _digest(self.identity)
+
+
+def make_plan(config: Config) -> tuple[Plan, RunData, Base]:
+    """Resolves what is `auto`, opens the data and the starting weights, and checks that it all fits.
+
+    Raises:
+        UsageError: naming what does not fit and the remedy.
+    """
+    base = load_base(config.model.weights, config.run.seed)
+    data = open_data(config)
+    gpu = _use_gpu(config)
+    workers = _workers(config, gpu)
+    _check_batches(config, int((data.splits == "train").sum()), workers)
+    norm = resolve_norm(config.model.norm, config.model.weights)
+    if norm == "sync" and not gpu:
+        raise UsageError("model.norm: sync needs GPUs; choose frozen or local")
+    drawn = _digest({**data.fingerprints(), **identity(config), "model.weights": base.sha256})
+    name = config.run.name or f"{data.store.path.name}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
+    run = RunDir(config.run.storage / name)
+    resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+    precision, micro_batch = _recorded(run) or (_precision(config, gpu), _micro_batch(config, gpu, workers))
+    plan = Plan(
+        resolved,
+        run,
+        data.classes,
+        data.fingerprints(),
+        base.sha256,
+        workers,
+        gpu,
+        _threads(config, workers),
+        norm,
+        precision,
+        micro_batch,
+    )
+    return plan, data, base
+
+
+def write_run(plan: Plan, data: RunData, base: Base) -> None:
+    """Creates the run directory, or refuses one that is another run's.
+
+    Raises:
+        UsageError: naming the fields in which the run that has this name differs.
+    """
+    if plan.run.identity_file.exists():
+        _check_identity(plan)
+    else:
+        plan.run.path.mkdir(parents=True, exist_ok=True)
+        write_split(plan.run.split_file, data)
+        write_json(plan.run.identity_file, _description(plan, data))
+    write_atomic(plan.run.config_file, dump(plan.config).encode())
+    store_base(plan.run, base.sha256, base.data)
+
+
+def is_finished(plan: Plan, data: RunData) -> bool:
+    """Whether every epoch was trained and every part has its predictions."""
+    return all(plan.run.predictions_file(part).exists() for part in data.evaluated())
+
+
+def trainable(plan: Plan) -> tuple[int, int]:
+    """Parameters that learn, and about how many bytes a checkpoint takes (Adam keeps two more numbers for each)."""
+    _, learning = cut(build(len(plan.classes), 0), plan.config.model.unfrozen_depth)
+    parameters = sum(p.numel() for p in learning.parameters())
+    buffers = sum(b.numel() for b in learning.buffers())
+    return parameters, 4 * (3 * parameters + buffers)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _use_gpu(config: Config) -> bool:
+    there = torch.cuda.is_available()
+    if config.scale.gpu is True and not there:
+        raise UsageError(
+            f"scale.gpu: true, and torch {torch.__version__} (CUDA {torch.version.cuda}) sees no GPU; check the driver "
+            "with nvidia-smi, or set scale.gpu: auto"
+        )
+    return there if config.scale.gpu == "auto" else config.scale.gpu
+
+
+def _workers(config: Config, gpu: bool) -> int:
+    if config.scale.workers != "auto":
+        return config.scale.workers
+    return max(1, torch.cuda.device_count() // config.scale.gpus_per_worker) if gpu else CPU_WORKERS
+
+
+def _threads(config: Config, workers: int) -> int:
+    asked = config.scale.cpus_per_worker
+    return max(1, cores() // workers) if asked == "auto" else asked
+
+
+def _precision(config: Config, gpu: bool) -> str:
+    if config.loop.precision != "auto":
+        return config.loop.precision
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else _cpu_has_bf16()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    flags = Path("/proc/cpuinfo").read_text()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _micro_batch(config: Config, gpu: bool, workers: int) -> int:
+    if config.loop.micro_batch != "auto":
+        return config.loop.micro_batch
+    share = math.ceil(config.loop.batch_size / workers)
+    return max(2, min(share, GPU_MICRO_BATCH if gpu else CPU_MICRO_BATCH))
+
+
+def _recorded(run: RunDir) -> tuple[str, int] | None:
+    """Precision and micro-batch of a run that has begun: what was resolved once is kept."""
+    if not run.identity_file.exists():
+        return None
+    known = run.read_identity()
+    return known["precision"], known["micro_batch"]
+
+
+def _check_batches(config: Config, tiles: int, workers: int) -> None:
+    bounds = batch_bounds(tiles, config.loop.batch_size)
+    smallest = min(end - start for start, end in bounds)
+    if smallest < workers:
+        raise UsageError(
+            f"loop.batch_size: {config.loop.batch_size} makes batches of {smallest} from {tiles} training tiles, fewer "
+            f"than the {workers} workers; raise loop.batch_size or lower scale.workers"
+        )
+
+
+def _check_identity(plan: Plan) -> None:
+    known = plan.run.read_identity()["identity"]
+    mine = json.loads(json.dumps(plan.identity))
+    if changed := [key for key in {**known, **mine} if known.get(key) != mine.get(key)]:
+        lines = [f"  {key}: was {known.get(key)}, is {mine.get(key)}" for key in changed]
+        raise UsageError(
+            f"run {plan.run.name} in {plan.run.storage} is another run:\n"
+            + "\n".join(lines)
+            + "\ngive this one another --run.name, or move the old one aside with --fresh"
+        )
+
+
+def _description(plan: Plan, data: RunData) -> Json:
+    """run.json's content."""
+    names = plan.config.data.class_names
+    stores = {"data.tiles": data.store, **{f"data.external.{name}": store for name, store in data.external.items()}}
+    described = {
+        key: {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store), "mpp": store.mpp}
+        for key, store in stores.items()
+    }
+    return {
+        "run": plan.run.name,
+        "classes": list(plan.classes),
+        "class_names": _class_names(names) if names else {},
+        "data": {
+            "tiles": described.pop("data.tiles"),
+            "external": {key.removeprefix("data.external."): store for key, store in described.items()},
+            "split": plan.config.data.split,
+        },
+        "config_hash": plan.config_hash,
+        "identity": plan.identity,
+        "precision": plan.precision,
+        "micro_batch": plan.micro_batch,
+        "norm": plan.norm,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "code": _code_version(),
+        "created": now(),
+    }
+
+
+def _class_names(file: Path) -> Json:
+    try:
+        names = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"data.class_names: {file} cannot be read: {error}") from None
+    if not isinstance(names, dict) or not all(isinstance(entry, dict) for entry in names.values()):
+        raise UsageError(f"data.class_names: {file} must hold an entry such as `TUM: {{en: tumour, zh: ...}}` a class")
+    return {str(code): entry for code, entry in names.items()}
+
+
+def _code_version() -> str:
+    """The commit that runs, with + where files have been changed since; unknown outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=12",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _digest(content: Json) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
