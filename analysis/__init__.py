@@ -1,0 +1,1 @@
+"""What it learned: from run directories to scores, maps and pages."""

@@ -1,0 +1,44 @@
+"""`python -m analysis report RUN [RUN ...] --out DIR`: parse, dispatch, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import RunError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 failed, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        report(options.run, options.out)
+    except (UsageError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def report(runs: Sequence[Path], out: Path) -> None:
+    """Writes the page, and prints its headline and where it is."""
+    from analysis.collect import collect  # slow to import: not for --help
+    from analysis.report.report import headline, write_report
+    from analysis.report.terminal import show
+
+    page = write_report(runs, out)
+    show(headline(collect(runs)), page)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Shows what a model learned.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    page = commands.add_parser("report", help="one HTML page of scores, curves and maps")
+    page.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run directory, e.g. runs/NAME")
+    page.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the page and its files")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""From run directories to one validated set of tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.scores import Floats, Indices, softmax
+from trainer.errors import RunError, UsageError
+from trainer.rundir import RunDir, read_json
+
+KINDS = {
+    "group": "group-level split",  # by slide or patient
+    "source": "source's own split",
+    "random": "tile-level split",
+}
+EXTERNAL = "external set"
+COLUMNS = ("tile_id", "path", "group", "label", "logits")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the best checkpoint said of one set of tiles; only tiles whose class is known and the model's own."""
+
+    split: str
+    kind: str
+    """How the set was parted from the training tiles; stands beside every number from it."""
+    table: pd.DataFrame
+    """`tile_id, path, group, label`, one row a tile."""
+    labels: Indices
+    """(N,) class indices."""
+    probabilities: Floats
+    """(N, C)."""
+    left_out: dict[str, int]
+    """Tiles not scored, by reason."""
+
+    @cached_property
+    def predicted(self) -> Indices:
+        """(N,) class indices of the highest probability."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, read."""
+
+    directory: RunDir
+    identity: dict[str, Any]
+    config: str
+    """The resolved configuration, as YAML."""
+    history: pd.DataFrame
+    """One row an epoch; empty before the first has ended."""
+    best: dict[str, Any] | None
+    attempts: int
+    split: pd.DataFrame
+    """`tile_id, split` of the training store's tiles."""
+    predictions: tuple[Predictions, ...]
+    """Empty while training has not finished; val, test, then the external sets."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.identity["run"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return tuple(self.identity["classes"])
+
+    @property
+    def kind(self) -> str:
+        """How validation and test tiles were parted from the training tiles."""
+        return KINDS[self.identity["data"]["split"]]
+
+    def store_of(self, split: str) -> dict[str, Any]:
+        """Path and fingerprint of the store that holds the tiles of a split."""
+        data = self.identity["data"]
+        stored: dict[str, Any] = data["external"].get(split, data["tiles"])
+        return stored
+
+
+def collect(paths: Sequence[Path]) -> list[Run]:
+    """Reads runs that can stand on one page.
+
+    Raises:
+        UsageError: naming every path that is no readable run, or the class sets if they differ.
+    """
+    runs, problems = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except (UsageError, RunError) as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
+    _refuse_different_classes(runs)
+    return runs
+
+
+def read_run(path: Path) -> Run:
+    """Reads one run directory.
+
+    Raises:
+        UsageError: if there is none at `path`, or a file in it is not what it should be.
+        RunError: if a file that the training writes is damaged.
+    """
+    _refuse_no_run(path)
+    directory = RunDir(path)
+    identity = directory.read_identity()
+    _refuse_missing_keys(identity, directory.identity_file)
+    return Run(
+        directory=directory,
+        identity=identity,
+        config=_text(directory.config_file),
+        history=pd.DataFrame(directory.read_metrics()),
+        best=read_json(directory.best_file) if directory.best_file.is_file() else None,
+        attempts=len(directory.attempts()),
+        split=_table(directory.split_file, ("tile_id", "split")).to_pandas(),
+        predictions=tuple(_all_predictions(directory, identity)),
+    )
+
+
+def _refuse_no_run(path: Path) -> None:
+    if RunDir(path).identity_file.is_file():
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path}: there is no such directory; name the directory of a run, e.g. runs/NAME")
+    inside = sorted(str(child) for child in path.iterdir() if RunDir(child).identity_file.is_file())
+    remedy = f"it holds runs: name one of {', '.join(inside)}" if inside else "name the directory of a run"
+    raise UsageError(f"{path}: is not a run directory (it has no {RunDir(path).identity_file.name}); {remedy}")
+
+
+def _refuse_missing_keys(identity: dict[str, Any], file: Path) -> None:
+    missing = [key for key in ("run", "classes", "data") if key not in identity]
+    missing += [f"data.{key}" for key in ("tiles", "external", "split") if key not in identity.get("data", {})]
+    if missing:
+        raise UsageError(f"{file}: lacks {', '.join(missing)}; was it written by another program?")
+    if identity["data"]["split"] not in KINDS:
+        raise UsageError(f"{file}: data.split is {identity['data']['split']!r}, not one of {', '.join(KINDS)}")
+
+
+def _refuse_different_classes(runs: Sequence[Run]) -> None:
+    if len({frozenset(run.classes) for run in runs}) > 1:
+        lists = "\n".join(f"  {run.directory.path}: {', '.join(run.classes)}" for run in runs)
+        raise UsageError(f"these runs have different classes, so they cannot stand on one page:\n{lists}")
+
+
+def _all_predictions(directory: RunDir, identity: dict[str, Any]) -> Iterator[Predictions]:
+    data = identity["data"]
+    for split in ("val", "test", *data["external"]):
+        file = directory.predictions_file(split)
+        if file.is_file():
+            kind = EXTERNAL if split in data["external"] else KINDS[data["split"]]
+            yield read_predictions(file, split, kind, tuple(identity["classes"]))
+
+
+def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]) -> Predictions:
+    """Reads a predictions file, its logits brought into the order of `classes`.
+
+    Raises:
+        UsageError: for missing columns, other classes, a tile that is there twice, or logits that are not finite.
+    """
+    stored = _table(file, COLUMNS)
+    columns = _order_of_logits(stored, file, classes)
+    table = stored.drop_columns(["logits"]).to_pandas()
+    if repeated := int(table["tile_id"].duplicated().sum()):
+        raise UsageError(f"{file}: {repeated} tiles are there more than once; run `python -m trainer train` again")
+    if (stored["logits"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False) != len(classes)).any():
+        raise UsageError(f"{file}: not every tile has {len(classes)} logits, one a class")
+    try:
+        flat = stored["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        probabilities = softmax(flat.reshape(len(table), len(classes))[:, columns])
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}; the predictions cannot be scored") from None
+    known = table["label"].isin(classes).to_numpy()
+    labels = pd.Categorical(table["label"][known], categories=list(classes)).codes.astype(np.int64)
+    return Predictions(
+        split=split,
+        kind=kind,
+        table=table[known].reset_index(drop=True),
+        labels=labels,
+        probabilities=probabilities[known],
+        left_out=table["label"][~known].fillna("class unknown").value_counts().to_dict(),
+    )
+
+
+def _order_of_logits(stored: pa.Table, file: Path, classes: tuple[str, ...]) -> list[int]:
+    """Where each of `classes` stands in the stored logits."""
+    metadata = stored.schema.metadata or {}
+    if b"classes" not in metadata:
+        raise UsageError(f"{file}: its schema metadata has no `classes`; was it written by another program?")
+    inside = json.loads(metadata[b"classes"])
+    if sorted(inside) != sorted(classes):
+        raise UsageError(f"{file}: its classes are not the run's:\n  {', '.join(inside)}\n  run: {', '.join(classes)}")
+    return [inside.index(name) for name in classes]
+
+
+def _table(file: Path, columns: Sequence[str]) -> pa.Table:
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{file}: cannot be read ({error})") from None
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise UsageError(f"{file}: lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    return table.select(list(columns))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read ({error})") from None

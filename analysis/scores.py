@@ -1,0 +1,159 @@
+"""How good predictions are: arrays in, arrays out.
+
+Throughout, `labels` and `predicted` are (N,) class indices in 0..C-1 and `probabilities` is (N, C). A class of which
+there is no tile has no recall, F1 or AUC: these are NaN, and means over the classes ("macro") leave it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def softmax(logits: ArrayLike) -> Floats:
+    """Probabilities (N, C) of logits (N, C), in float64 so that confident tiles keep an order.
+
+    Raises:
+        ValueError: if a logit is NaN or infinite; the message counts the tiles.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if broken := int((~np.isfinite(values)).any(axis=1).sum()):
+        raise ValueError(f"{broken} of {len(values)} tiles have logits that are NaN or infinite")
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    normalised: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def confusion_matrix(labels: Indices, predicted: Indices, classes: int) -> Indices:
+    """Counts of tiles (C, C): row the true class, column the predicted one."""
+    cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return cells.reshape(classes, classes).astype(np.int64)
+
+
+def by_row(matrix: Indices) -> Floats:
+    """Each row of a confusion matrix as shares of its sum; NaN where the class has no tile."""
+    return _ratio(matrix, matrix.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of each class, every array (C,)."""
+
+    tiles: Indices
+    precision: Floats
+    """Of the tiles predicted as the class, the share that is of it; NaN if there are none."""
+    recall: Floats
+    f1: Floats
+
+
+def class_scores(matrix: Indices) -> ClassScores:
+    """Precision, recall and F1 of each class, from the confusion matrix."""
+    right, true, said = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    f1 = _ratio(2 * right, np.where(true > 0, true + said, 0))
+    return ClassScores(tiles=true, precision=_ratio(right, said), recall=_ratio(right, true), f1=f1)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The scores of one set of predictions; NaN where they are not defined."""
+
+    tiles: int
+    accuracy: float
+    balanced_accuracy: float
+    """Mean recall over the classes that have tiles."""
+    macro_f1: float
+    macro_auc: float
+    """Mean one-vs-rest area under the ROC curve over the classes for which it is defined."""
+
+
+def headline(labels: Indices, probabilities: Floats) -> Headline:
+    """The scores that a reader looks at first."""
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    each = class_scores(matrix)
+    areas = [curve.area for curve in roc_curves(labels, probabilities)]
+    return Headline(
+        tiles=len(labels),
+        accuracy=float(_ratio(np.trace(matrix), matrix.sum())),
+        balanced_accuracy=_mean(each.recall),
+        macro_f1=_mean(each.f1),
+        macro_auc=_mean(np.array(areas)),
+    )
+
+
+@dataclass(frozen=True)
+class Roc:
+    """A receiver operating characteristic: a polygon from (0, 0) to (1, 1)."""
+
+    false_positive_rate: Floats
+    true_positive_rate: Floats
+    area: float
+    """Area under it; ties count one half. NaN, and the curve empty, without both positives and negatives."""
+
+
+UNDEFINED = Roc(np.empty(0), np.empty(0), float("nan"))
+
+
+def roc(positive: NDArray[np.bool_], score: Floats) -> Roc:
+    """The curve of `score` (N,) for telling tiles that are `positive` (N,) from those that are not."""
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return UNDEFINED
+    order = np.argsort(-score, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    true_positives = np.cumsum(positive[order])[last_of_tie]
+    false_positives = last_of_tie + 1 - true_positives
+    rise = np.append(0.0, true_positives / positives)
+    run = np.append(0.0, false_positives / negatives)
+    return Roc(run, rise, float(np.trapezoid(rise, run)))
+
+
+def roc_curves(labels: Indices, probabilities: Floats) -> list[Roc]:
+    """One-vs-rest curve of each class."""
+    return [roc(labels == index, probabilities[:, index]) for index in range(probabilities.shape[1])]
+
+
+def micro_roc(labels: Indices, probabilities: Floats) -> Roc:
+    """The curve of all N x C decisions "is this tile of that class" taken together."""
+    one_hot = labels[:, None] == np.arange(probabilities.shape[1])
+    return roc(one_hot.ravel(), probabilities.ravel())
+
+
+def macro_roc(curves: list[Roc]) -> Roc:
+    """Mean of the true positive rates of the curves that are defined; its area is the mean of their areas."""
+    defined = [curve for curve in curves if not np.isnan(curve.area)]
+    if not defined:
+        return UNDEFINED
+    run = np.unique(np.concatenate([curve.false_positive_rate for curve in defined]))
+    steps = [_foot_and_top(curve, run) for curve in defined]
+    rise = np.mean(steps, axis=0).ravel()
+    return Roc(np.repeat(run, 2), rise, float(np.mean([curve.area for curve in defined])))
+
+
+def _foot_and_top(curve: Roc, run: Floats) -> Floats:
+    """True positive rates (N, 2) of a curve at `run` (N,), where it rises vertically its lowest and its highest."""
+    x, y = curve.false_positive_rate, curve.true_positive_rate
+    top = np.interp(run, x, y)  # takes the last of equal x
+    foot = np.interp(-run, -x[::-1], y[::-1])
+    return np.stack([foot, top], axis=1)
+
+
+def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
+    """`part / whole`, NaN where `whole` is 0."""
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    )
+    ratio: Floats = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=ratio, where=denominator != 0)
+    return ratio
+
+
+def _mean(values: Floats) -> float:
+    """Mean of what is defined; NaN if nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

@@ -1,0 +1,208 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from sklearn import metrics
+
+from analysis.__main__ import main
+from analysis.collect import collect
+from analysis.report.report import headline, shown, write_report
+from tests.analysis.made_runs import (
+    CLASSES,
+    skewed_logits,
+    write_model,
+    write_predictions,
+    write_run,
+    write_store,
+)
+from trainer.errors import UsageError
+from trainer.rundir import RunDir
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page with its attributes, and its text."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the drawing of curves and matrices, which takes most of the time, to the tests that look at it."""
+    monkeypatch.setattr("analysis.figures._save", lambda *_, **__: b"<svg/>")
+
+
+def as_tile_level(run: RunDir) -> None:
+    identity = json.loads(run.identity_file.read_text())
+    identity["data"]["split"] = "random"
+    run.identity_file.write_text(json.dumps(identity))
+
+
+def test_the_page_is_whole_and_stands_alone(run: RunDir, tmp_path: Path) -> None:
+    write_model(run, 3)
+    page = Elements(write_report([run.path], tmp_path / "out"))
+    assert (tmp_path / "out" / "index.html").stat().st_size < 5_000_000
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object"}
+        assert (attributes.get("src") or "data:").startswith("data:")
+        assert (attributes.get("href") or "#headline").removeprefix("#") in ids
+    [policy] = [attributes["content"] for _, attributes in page.tags if attributes.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert "Research use only; not validated for diagnosis." in page.text
+    assert "No maps" not in page.text
+    for choice in ("Most confident right", "Most confident wrong", "Randomly chosen"):
+        assert choice in page.text
+    assert sum(str(attributes.get("src")).startswith("data:image/svg") for _, attributes in page.tags) == 10
+
+
+def test_headline_is_scikit_learns_and_names_the_split(run: RunDir) -> None:
+    table = headline(collect([run.path]))
+    stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
+    predicted = np.array(CLASSES)[np.stack(stored["logits"]).argmax(axis=1)]
+    outside = table[table["set"] == "elsewhere"].iloc[0]
+    assert (outside["run"], outside["split"], outside["tiles"]) == ("first", "external set", 12)
+    assert outside["accuracy"] == pytest.approx(metrics.accuracy_score(stored["label"], predicted))
+    assert outside["balanced accuracy"] == pytest.approx(metrics.balanced_accuracy_score(stored["label"], predicted))
+    assert outside["macro F1"] == pytest.approx(metrics.f1_score(stored["label"], predicted, average="macro"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_tile_level_split_stands_at_every_number_from_it(run: RunDir, tmp_path: Path) -> None:
+    as_tile_level(run)
+    table = headline(collect([run.path]))
+    assert table["split"].tolist() == ["tile-level split", "external set"]
+    page = Elements(write_report([run.path], tmp_path / "out"))
+    for heading in (
+        "Training · tile-level split",
+        "Scores on val · tile-level split",
+        "Maps on val · tile-level split",
+    ):
+        assert heading in page.text
+    assert "Scores on elsewhere · external set" in page.text
+    assert "tiles of one slide lie on both sides" in page.text
+
+
+def test_tables_are_written_beside_the_page_as_excel_reads_them(run: RunDir, tmp_path: Path) -> None:
+    identity = json.loads(run.identity_file.read_text())
+    identity["class_names"] = {"TUM": {"en": "Tumour", "zh": "肿瘤组织"}}
+    run.identity_file.write_text(json.dumps(identity))
+    page = Elements(write_report([run.path], tmp_path / "out"))
+    assert "肿瘤组织" in page.text
+    folder = tmp_path / "out" / "1-first"
+    assert (folder / "classes.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    classes = pd.read_csv(folder / "classes.csv", encoding="utf-8-sig").set_index("class")
+    assert classes.loc["TUM", "Chinese"] == "肿瘤组织"
+    assert classes[["train", "val", "elsewhere"]].sum().tolist() == [45, 15, 12]
+    confusion = pd.read_csv(folder / "elsewhere-confusion.csv", encoding="utf-8-sig")
+    stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
+    predicted = np.array(CLASSES)[np.stack(stored["logits"]).argmax(axis=1)]
+    np.testing.assert_array_equal(confusion[list(CLASSES)], metrics.confusion_matrix(stored["label"], predicted))
+    kept = pd.read_csv(tmp_path / "out" / "headline.csv", encoding="utf-8-sig")
+    assert kept["set"].tolist() == ["val", "elsewhere"]
+    assert {"loss.png", "val-roc.png", "val-confusion.png"} <= {file.name for file in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    labels = [evil, "$\\frac", "B"] * 8
+    tiles = np.random.default_rng(0).integers(0, 256, (24, 48, 48, 3), dtype=np.uint8)
+    index = write_store(tmp_path / "store", labels, tiles, [f'{evil}/"><img src=x>{number}' for number in range(24)])
+    classes = sorted(set(labels))
+    names = {evil: {"en": evil, "zh": evil}}
+    run = write_run(tmp_path / "evil", tmp_path / "store", ["val"] * 24, classes=classes, class_names=names)
+    write_predictions(run.predictions_file("val"), index, skewed_logits(labels, classes, 2.0), classes)
+    write_model(run, 3)
+    page = Elements(write_report([run.path], tmp_path / "out"))
+    assert "No maps" not in page.text
+    assert "script" not in [tag for tag, _ in page.tags]
+    assert "x" not in [attributes.get("src") for _, attributes in page.tags]
+    assert evil in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_its_store_there_are_scores_but_no_maps(run: RunDir, tmp_path: Path) -> None:
+    write_model(run, 3)
+    store = tmp_path / "store"
+    store.rename(tmp_path / "elsewhere")
+    page = Elements(write_report([run.path], tmp_path / "out"))
+    assert re.search(rf"No maps: .*{store}", page.text)
+    assert "Most confident right" in page.text  # of the external set, whose store is still there
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_in_training_shows_its_curves(run: RunDir, tmp_path: Path) -> None:
+    run.predictions_file("val").unlink()
+    run.predictions_file("elsewhere").unlink()
+    page = Elements(write_report([run.path], tmp_path / "out"))
+    assert "training has not finished" in page.text
+    assert sum(str(attributes.get("src")).startswith("data:image/svg") for _, attributes in page.tags) == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_class_without_tiles_is_shown_with_a_dash(run: RunDir, tmp_path: Path) -> None:
+    stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
+    there = stored[stored["label"] != "TUM"]
+    write_predictions(run.predictions_file("elsewhere"), there, np.stack(there["logits"]), CLASSES)
+    write_report([run.path], tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "1-first" / "elsewhere-classes.csv", encoding="utf-8-sig").set_index("class")
+    assert table.loc["TUM", "tiles"] == 0
+    assert table.loc["TUM", ["recall", "F1", "AUC"]].isna().all()
+    assert shown(float("nan"), "AUC") == "—"
+
+
+@pytest.mark.parametrize("tiles", [0, 1])
+@pytest.mark.usefixtures("undrawn")
+def test_hardly_any_tiles_are_no_error(run: RunDir, tmp_path: Path, tiles: int) -> None:
+    write_model(run, 3)
+    stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()[:tiles]
+    logits = np.stack(stored["logits"]) if tiles else np.empty((0, 3))
+    write_predictions(run.predictions_file("elsewhere"), stored, logits, CLASSES)
+    page = Elements(write_report([run.path], tmp_path / "out"))
+    assert f"Scores on elsewhere · external set · {tiles} tiles" in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_several_runs_share_a_headline(run: RunDir, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "runs" / "second", tmp_path / "store", ["train"] * 60)
+    page = Elements(write_report([run.path, other.path], tmp_path / "out"))
+    assert {"run-1", "run-2"} <= {attributes.get("id") for _, attributes in page.tags}
+    assert (tmp_path / "out" / "2-second" / "loss.png").is_file()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match=f"{tmp_path / 'out'}: cannot be written"):
+        write_report([run.path], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_prints_the_headline_and_the_page(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(run.path), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "elsewhere" in printed
+    assert str(tmp_path / "out" / "index.html") in printed.replace("\n", "")
+
+
+def test_the_command_refuses_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'nothing'}: there is no such directory")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import softmax as scipy_softmax
+from sklearn import metrics
+
+from analysis import scores
+
+CLASSES = 4
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, some classes possibly absent, and coarse probabilities, so that there are ties."""
+    tiles = draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    labels = rng.integers(0, draw(st.integers(1, CLASSES)), tiles)
+    return labels, scores.softmax(rng.integers(-3, 4, (tiles, CLASSES)))
+
+
+@given(scored())
+def test_confusion_and_class_scores_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = data
+    predicted = probabilities.argmax(axis=1)
+    matrix = scores.confusion_matrix(labels, predicted, CLASSES)
+    every = list(range(CLASSES))
+    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(labels, predicted, labels=every))
+    precision, recall, f1, tiles = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=every, zero_division=np.nan
+    )
+    ours = scores.class_scores(matrix)
+    there = tiles > 0
+    np.testing.assert_array_equal(ours.tiles, tiles)
+    np.testing.assert_allclose(ours.precision, precision)
+    np.testing.assert_allclose(ours.recall, recall)
+    np.testing.assert_allclose(ours.f1[there], f1[there])
+    assert np.isnan(ours.f1[~there]).all()
+
+
+@given(scored())
+def test_headline_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = data
+    predicted, there = probabilities.argmax(axis=1), sorted(set(labels))
+    ours = scores.headline(labels, probabilities)
+    assert ours.tiles == len(labels)
+    assert ours.accuracy == pytest.approx(metrics.accuracy_score(labels, predicted))
+    assert ours.balanced_accuracy == pytest.approx(
+        metrics.recall_score(labels, predicted, labels=there, average="macro")
+    )
+    assert ours.macro_f1 == pytest.approx(metrics.f1_score(labels, predicted, labels=there, average="macro"))
+    areas = [metrics.roc_auc_score(labels == c, probabilities[:, c]) for c in there if len(there) > 1]
+    assert ours.macro_auc == pytest.approx(np.mean(areas) if areas else np.nan, nan_ok=True)
+
+
+@given(scored())
+def test_curves_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = data
+    for index, curve in enumerate(scores.roc_curves(labels, probabilities)):
+        if (labels == index).all() or not (labels == index).any():
+            assert np.isnan(curve.area)
+            assert len(curve.true_positive_rate) == 0
+            continue
+        run, rise, _ = metrics.roc_curve(labels == index, probabilities[:, index], drop_intermediate=False)
+        np.testing.assert_allclose(curve.false_positive_rate, run)
+        np.testing.assert_allclose(curve.true_positive_rate, rise)
+        assert curve.area == pytest.approx(metrics.auc(run, rise))
+
+
+@given(scored())
+def test_micro_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = data
+    one_hot = np.eye(CLASSES)[labels]
+    expected = metrics.roc_auc_score(one_hot.ravel(), probabilities.ravel())
+    assert scores.micro_roc(labels, probabilities).area == pytest.approx(expected)
+
+
+def test_macro_curve_is_the_mean_of_the_curves() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 3, 400)
+    probabilities = scores.softmax(rng.normal(size=(400, CLASSES)) + 2 * np.eye(CLASSES)[labels])
+    macro = scores.macro_roc(scores.roc_curves(labels, probabilities))
+    grid = np.linspace(0, 1, 1001)
+    mean = np.zeros_like(grid)
+    for index in range(3):  # the fourth class has no tile
+        run, rise, _ = metrics.roc_curve(labels == index, probabilities[:, index])
+        mean += np.interp(grid, run, rise) / 3
+    drawn = np.interp(grid, macro.false_positive_rate, macro.true_positive_rate)
+    np.testing.assert_allclose(drawn, mean, atol=1e-12)
+    assert macro.area == pytest.approx(metrics.auc(macro.false_positive_rate, macro.true_positive_rate))
+    assert (macro.false_positive_rate[0], macro.true_positive_rate[0]) == (0, 0)
+    assert (macro.false_positive_rate[-1], macro.true_positive_rate[-1]) == (1, 1)
+
+
+def test_macro_area_is_scikit_learns() -> None:
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, CLASSES, 300)
+    probabilities = scores.softmax(rng.normal(size=(300, CLASSES)) + np.eye(CLASSES)[labels])
+    expected = metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
+    assert scores.macro_roc(scores.roc_curves(labels, probabilities)).area == pytest.approx(expected)
+
+
+def test_constant_scores_have_an_area_of_one_half() -> None:
+    curve = scores.roc(np.array([True, False, True, False]), np.full(4, 0.25))
+    assert curve.area == 0.5
+    assert curve.false_positive_rate.tolist() == [0.0, 1.0]
+
+
+def test_one_tile() -> None:
+    result = scores.headline(np.array([1]), scores.softmax([[0.0, 3.0, 0.0]]))
+    assert (result.accuracy, result.balanced_accuracy, result.macro_f1) == (1.0, 1.0, 1.0)
+    assert np.isnan(result.macro_auc)
+
+
+def test_no_tile_at_all() -> None:
+    result = scores.headline(np.empty(0, dtype=np.int64), np.empty((0, 3)))
+    assert result.tiles == 0
+    assert np.isnan([result.accuracy, result.balanced_accuracy, result.macro_f1, result.macro_auc]).all()
+
+
+def test_rows_of_absent_classes_are_not_numbers() -> None:
+    shares = scores.by_row(np.array([[3, 1], [0, 0]]))
+    np.testing.assert_array_equal(shares, [[0.75, 0.25], [np.nan, np.nan]])
+
+
+def test_softmax_keeps_the_order_of_confident_tiles() -> None:
+    logits = np.random.default_rng(0).normal(scale=300, size=(50, 5))
+    np.testing.assert_allclose(scores.softmax(logits), scipy_softmax(logits, axis=1))
+    close = scores.softmax(np.array([[30.0, 0.0], [31.0, 0.0]], dtype=np.float32))
+    assert close[1, 0] > close[0, 0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="1 of 2 tiles have logits that are NaN or infinite"):
+        scores.softmax([[0.0, 1.0], [bad, 1.0]])
