@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-RAY = {"cluster/ray_cluster.py", "trainer/launch.py", "trainer/search.py"}
+RAY = {"cluster/ray_cluster.py", "trainer/launch.py", "trainer/remote.py"}
 # Inside trainer, each layer may import those before it.
 LAYERS = [
     {"errors", "progress"},
@@ -21,8 +21,9 @@ LAYERS = [
     {"loop"},
     {"plan"},
     {"worker"},
+    {"remote"},
     {"launch"},
-    {"search", "demo"},
+    {"demo"},
     {"__main__"},
 ]
 FILES = sorted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import signal
 import threading
@@ -22,14 +23,13 @@ from trainer.lock import RunLock
 from trainer.plan import Plan, cores, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
 from trainer.ranks import Ranks
+from trainer.remote import Board, on_worker
 from trainer.rundir import Json, RunDir, read_json
 from trainer.worker import Outcome, work
 
 DONE, FAILED, STOPPED = 0, 1, 75
 MAX_FAILURES = 3
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-MILESTONES = ("start", "epoch")
-REPORT_EVERY_S = 0.2
 POLL_S = 0.2
 
 
@@ -150,8 +150,8 @@ def _fit(plan: Plan, board: Any) -> Outcome:
     scale = plan.config.scale
     resources = {"CPU": plan.threads, **({"GPU": scale.gpus_per_worker} if plan.gpu else {})}
     trainer = TorchTrainer(
-        _on_worker,
-        train_loop_config={"plan": plan, "board": board},
+        on_worker,
+        train_loop_config={"plan": pickle.dumps(plan), "board": board},
         torch_config=TorchConfig(backend="nccl" if plan.gpu else "gloo", timeout_s=scale.timeout_s),
         scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpu, resources_per_worker=resources),
         # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
@@ -168,56 +168,6 @@ def _fit(plan: Plan, board: Any) -> Outcome:
         return Outcome("failed", f"training failed {MAX_FAILURES + 1} times, the last time with: {error}")
     assert isinstance(outcome, Outcome), "every worker answers with an outcome"
     return outcome
-
-
-def _on_worker(given: dict[str, Any]) -> Outcome:
-    from ray.train.torch import get_device
-
-    plan: Plan = given["plan"]
-    return work(plan, Ranks.of_process_group(get_device(), plan.config.scale.timeout_s), BoardReport(given["board"]))
-
-
-class Board:
-    """Beside the driver: workers put messages on it and learn whether a stop was asked for. Runs as a Ray actor."""
-
-    def __init__(self) -> None:
-        self._messages: list[Json] = []
-        self._stop = False
-
-    def put(self, message: Json) -> bool:
-        """Adds a message; answers whether to stop."""
-        self._messages.append(message)
-        return self._stop
-
-    def exchange(self, stop: bool) -> list[Json]:
-        """Takes the messages, and passes on whether to stop."""
-        self._stop = self._stop or stop
-        taken, self._messages = self._messages, []
-        return taken
-
-
-class BoardReport:
-    """A worker's way to the board. Answers from the last reply: a step never waits for the driver."""
-
-    def __init__(self, board: Any):
-        self._board = board
-        self._replies: list[Any] = []
-        self._stop = False
-        self._last = 0.0
-
-    def __call__(self, message: Json) -> bool:
-        """Sends a message (steps at most every 0.2 s, the rest always); answers whether a stop was asked for."""
-        import ray
-
-        due = not self._replies and time.monotonic() - self._last >= REPORT_EVERY_S
-        if due or message["phase"] in MILESTONES:
-            self._last = time.monotonic()
-            self._replies.append(self._board.put.remote(message))
-        arrived: list[Any] = []
-        if self._replies:
-            arrived, self._replies = ray.wait(self._replies, num_returns=len(self._replies), timeout=0)
-        self._stop = self._stop or any(ray.get(arrived))
-        return self._stop
 
 
 def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:
@@ -237,8 +187,8 @@ def _headline(plan: Plan, data: RunData) -> str:
     optimistic = " (tile-level split: optimistic)" if plan.config.data.split == "random" else ""
     return (
         f"run {plan.run.name}: {parts} tiles, {len(plan.classes)} classes{optimistic}; depth "
-        f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.workers} {each}"
-        f" of {plan.threads} thread{'s' if plan.threads > 1 else ''} each"
+        f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.workers} "
+        f"{each} of {plan.threads} thread{'s' if plan.threads > 1 else ''} each"
     )
 
 

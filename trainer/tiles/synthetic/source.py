@@ -2,7 +2,11 @@
 
 import csv
 import math
+import multiprocessing
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from trainer.tiles.synthetic.tissues import TISSUES
 CLASSES: tuple[str, ...] = tuple(sorted(TISSUES))
 
 CANVAS_PX = 128  # smaller tiles are drawn on at least this many pixels and averaged down
+CHUNK = 16  # tiles that a process draws at a time
 _SLIDES, _TILES = 0, 1  # what a stream of random numbers is for
 
 
@@ -56,19 +61,28 @@ def write_source(
     drawn = [draw_slide(index, seed=seed, external=external) for index in range(slides)]
     for label in CLASSES:
         (folder / label).mkdir(parents=True, exist_ok=True)
+    task = partial(_draw_file, folder, drawn, size, seed, external)
     rows = []
-    for number in range(tiles):
-        label, slide = CLASSES[number % len(CLASSES)], drawn[number // len(CLASSES) % slides]
-        pixels = draw_tile(label, slide, size, np.random.default_rng([seed, int(external), _TILES, number]))
-        path = f"{label}/{label}-{letters(number)}.png"
-        Image.fromarray(pixels).save(folder / path, compress_level=1)
-        rows.append((path, label, slide.name))
-        if progress:
-            progress(number + 1)
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(task, range(tiles), chunksize=CHUNK):
+            rows.append(row)
+            if progress:
+                progress(len(rows))
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("path", "label", "group"), *rows])
     return manifest
+
+
+def _draw_file(
+    folder: Path, slides: list[Slide], size: int, seed: int, external: bool, number: int
+) -> tuple[str, str, str]:
+    """Draw and write one tile; return its path, label and group."""
+    label, slide = CLASSES[number % len(CLASSES)], slides[number // len(CLASSES) % len(slides)]
+    pixels = draw_tile(label, slide, size, np.random.default_rng([seed, int(external), _TILES, number]))
+    path = f"{label}/{label}-{letters(number)}.png"
+    Image.fromarray(pixels).save(folder / path, compress_level=1)
+    return path, label, slide.name
 
 
 def letters(number: int) -> str:
