@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
@@ -9,7 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
     "MALLOC_TRIM_THRESHOLD_": str(1024**3),
 }
+HELD = "held"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: tiles are read from the mapped store
 
@@ -55,7 +57,7 @@ def connect(cpus: int, gpus: int) -> Iterator[None]:
 def _session(**options: Any) -> Iterator[None]:
     import ray
 
-    with _signals_held():
+    with _stop_signals_kept():
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     try:
         yield
@@ -64,16 +66,19 @@ def _session(**options: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Holds back requests to stop; the processes that are started meanwhile never get them.
+def _stop_signals_kept() -> Iterator[None]:
+    """Holds back requests to stop, and keeps their handlers, which Ray replaces; processes started meanwhile get none.
 
     A terminal, a batch system or `timeout` signals the whole process group. Ray's processes must outlive that, so
     that the program can end its work in order, and then end them.
     """
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -85,20 +90,31 @@ def _private_directory() -> Iterator[Path]:
     """
     _remove_abandoned()
     umask = os.umask(0o077)
-    directory = Path(tempfile.mkdtemp(prefix=f"tg-{os.getpid()}-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="tg-", dir="/tmp"))
     try:
-        yield directory
+        with _held(directory):
+            yield directory
     finally:
         os.umask(umask)
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Marks a directory as in use, by a lock that the system drops with this process."""
+    with (directory / HELD).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def _remove_abandoned() -> None:
     """Removes what this user's programs left behind when they were killed."""
-    for directory in Path("/tmp").glob("tg-*-*"):
-        owner = directory.name.split("-")[1]
-        if directory.stat().st_uid == os.getuid() and not Path("/proc", owner).exists():
-            shutil.rmtree(directory, ignore_errors=True)
+    for directory in Path("/tmp").glob("tg-*"):
+        # Not ours, not abandoned, or gone just now: left alone.
+        with suppress(OSError), (directory / HELD).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if directory.lstat().st_uid == os.getuid():
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

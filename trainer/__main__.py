@@ -28,6 +28,9 @@ def main(arguments: Arguments) -> int:
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return RunError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -21,9 +21,10 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from trainer.durable import sync, write_atomic
 from trainer.errors import RunError
 from trainer.model import build
-from trainer.rundir import Json, RunDir, fsync_dir, read_json, write_atomic, write_json, write_json_lines
+from trainer.rundir import Json, RunDir, read_json, write_json, write_json_lines
 
 TENSORS = "trained.safetensors"
 STATE = "state.pt"
@@ -64,9 +65,9 @@ def commit(
     files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
     manifest = {"step": step, "attempt": attempt, **facts, "files": files}
     write_json(temporary / MANIFEST, {**manifest, "sha256": _digest(manifest)})
-    fsync_dir(temporary)
+    sync(temporary)
     temporary.replace(final)
-    fsync_dir(run.checkpoints_dir)
+    sync(run.checkpoints_dir)
     checkpoint = Checkpoint(step, attempt, final)
     if flaw := find_flaw(checkpoint):
         raise RunError(f"{final}: was written, but does not read back ({flaw}); check the storage")
@@ -81,7 +82,9 @@ def find_flaw(checkpoint: Checkpoint) -> str | None:
         files = manifest["files"].items()
     except FileNotFoundError:
         return "it has no manifest"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except OSError as error:
+        raise _unreadable(checkpoint, error) from None
+    except (ValueError, KeyError, AttributeError, TypeError):
         return "its manifest is damaged"
     if digest != _digest(manifest):
         return "its manifest is damaged"
@@ -90,12 +93,19 @@ def find_flaw(checkpoint: Checkpoint) -> str | None:
     for name, described in files:
         try:
             found = _describe(checkpoint.path / name)
+        except FileNotFoundError:
+            return f"{name} is missing"
         except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+            raise _unreadable(checkpoint, error) from None
         if found != described:
             what = "size" if found["size"] != described["size"] else "content"
             return f"{name} has another {what} than its manifest says"
     return None
+
+
+def _unreadable(checkpoint: Checkpoint, error: OSError) -> RunError:
+    """A storage that does not answer says nothing about the checkpoint: nothing is moved on its account."""
+    return RunError(f"{checkpoint.path}: cannot be read ({error.strerror}); check the storage, then start again")
 
 
 def listed(run: RunDir) -> list[Checkpoint]:
@@ -145,7 +155,7 @@ def quarantine(run: RunDir, checkpoint: Checkpoint) -> Path:
     taken = sum(path.name.startswith(checkpoint.path.name) for path in run.quarantine_dir.iterdir())
     place = run.quarantine_dir / (checkpoint.path.name + (f"-{taken + 1}" if taken else ""))
     checkpoint.path.rename(place)
-    fsync_dir(run.checkpoints_dir)
+    sync(run.checkpoints_dir)
     return place
 
 
@@ -185,7 +195,12 @@ def best_good(run: RunDir, history: list[Json], metric: str) -> Checkpoint:
 
 
 def prune(run: RunDir, keep: int) -> None:
-    """Removes checkpoints beyond the best, the latest and `keep` - 2 older ones, and all that no longer count."""
+    """Removes checkpoints beyond the best, the latest and `keep` - 2 older ones, and all that no longer count.
+
+    So are those that an attempt was writing when it was killed.
+    """
+    for unfinished in run.checkpoints_dir.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     counted = listed(run)
     best = read_json(run.best_file)["checkpoint"] if run.best_file.exists() else None
     spare = keep - 1 - any(c.path.name == best for c in counted[1:])

@@ -36,13 +36,23 @@ def _weights(name: str) -> str:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+def _run_name(name: str) -> str:
+    if name == "weights":
+        raise ValueError("weights is where frozen weights are kept: choose another name")
+    return name
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 class Section(BaseModel):
     """A group of options: no unknown keys, and each field's docstring is its help."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class RunSection(Section):
@@ -50,7 +60,7 @@ class RunSection(Section):
 
     storage: AbsolutePath = Path("runs")
     """Folder that holds run directories and frozen weights; on a cluster a path that all nodes see."""
-    name: Name | None = None
+    name: Annotated[Name, AfterValidator(_run_name)] | None = None
     """Name of the run; the same name resumes it. Null: derived from the configuration and the data."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, split, order and augmentation."""
@@ -145,9 +155,10 @@ class OptimSection(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Learning rate (its maximum, with a schedule)."""
     schedule: Literal["constant", "onecycle"] = "constant"
-    """constant, or onecycle: up for 30 % of the steps, then down to nearly 0 (cosine)."""
+    """constant, or onecycle: up for 30 % of the steps, then down to nearly 0 (cosine), while Adam's first beta goes
+    from 0.95 to 0.85 and back (torch's OneCycleLR)."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: each class weighs the same in the loss, however many tiles it has."""
+    """balanced: each class weighs the same in the training loss, however many tiles it has."""
 
 
 class LoopSection(Section):
@@ -261,9 +272,7 @@ def load_config(file: Path, flags: Sequence[str] = ()) -> Config:
 
 def merge(file: Path, source: CliSettingsSource[Any], values: argparse.Namespace, unknown: Sequence[str]) -> Config:
     """`load_config` for flags parsed already (`values`) and those that no parser knew (`unknown`)."""
-    problems = [
-        _unknown_key(flag.split("=")[0].removeprefix("--"), "command line") for flag in unknown if flag[:2] == "--"
-    ]
+    problems = [_unknown_key(flag.lstrip("-").split("=")[0], "command line") for flag in _strays(unknown)]
     given = _read_yaml(file)
     try:
         overrides = source(parsed_args=values)()
@@ -277,6 +286,12 @@ def merge(file: Path, source: CliSettingsSource[Any], values: argparse.Namespace
     if problems:
         raise UsageError("\n".join(["the configuration is not valid:", *(f"  {line}" for line in problems)]))
     return config
+
+
+def _strays(unknown: Sequence[str]) -> list[str]:
+    """The words of a command line that mean nothing: unknown flags, and words that are not such a flag's value."""
+    before = ["", *unknown]
+    return [word for word, last in zip(unknown, before, strict=False) if word[:1] == "-" or last[:2] != "--"]
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

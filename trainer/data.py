@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trainer.config import Config
+from trainer.durable import write_atomic
 from trainer.errors import RunError, UsageError
 from trainer.tiles.loader import TileSet
 from trainer.tiles.split import SPLITS, split_tiles
@@ -77,7 +78,8 @@ def open_data(config: Config, split_file: Path | None = None) -> RunData:
 
 def write_split(file: Path, data: RunData) -> None:
     """Keeps the split: tile_id, split."""
-    pd.DataFrame({"tile_id": data.store.index["tile_id"], "split": data.splits}).to_parquet(file, index=False)
+    split = pd.DataFrame({"tile_id": data.store.index["tile_id"], "split": data.splits})
+    write_atomic(file, split.to_parquet(None, index=False))
 
 
 def _read_split(file: Path, index: pd.DataFrame) -> NDArray[np.str_]:

@@ -20,9 +20,10 @@ PLAIN_EVERY_S = 30.0
 class Display:
     """Shows the messages of a run as they come: starts, steps, evaluations, epochs."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, *, live: bool = True):
+        """`live` may be switched off, so that a debugger's prompt is not drawn over."""
         self.console = console
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._live = Live(console=console, refresh_per_second=4) if live and console.is_terminal else None
         self._said = time.monotonic()
 
     def __enter__(self) -> Display:

@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 
 from cluster.ray_cluster import connect
-from trainer.config import Config, dump
+from trainer.config import Config, ScaleSection, dump
 from trainer.data import RunData
 from trainer.display import Display
-from trainer.errors import RunError
+from trainer.errors import RunError, UsageError
 from trainer.lock import RunLock
 from trainer.plan import Plan, cores, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
@@ -44,17 +44,18 @@ def train(config: Config, *, fresh: bool = False, debug: bool = False) -> int:
         RunError: where the run is being trained by another process, or its files are damaged.
     """
     console = Console()
-    plan, data, base = make_plan(config.model_copy(update={"scale": _alone(config)}) if debug else config)
+    config = config.model_copy(update={"scale": _alone(config)}) if debug else config
+    plan, data, base = make_plan(config, fresh=fresh)
     if fresh:
         _move_aside(plan.run, console)
-    plan.run.path.mkdir(parents=True, exist_ok=True)
+    _make_directory(plan.run)
     with RunLock(plan.run):
         write_run(plan, data, base)
         if is_finished(plan, data):
             say(f"run {plan.run.name} is finished: nothing to do\n{_result(plan)}", console)
             return DONE
         say(_headline(plan, data), console)
-        with StopSignals() as stop, Display(console) as display:
+        with StopSignals() as stop, Display(console, live=not debug) as display:
             outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
     return _conclude(plan, outcome, console)
 
@@ -84,8 +85,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        self._before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        self.own()
+        self._before = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -93,11 +93,6 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def own(self) -> None:
-        """Takes the signals (back)."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._ask)
 
     def asked(self) -> bool:
         """Whether a stop was asked for."""
@@ -109,7 +104,7 @@ class StopSignals:
         self._asked.set()
 
 
-def _alone(config: Config) -> Any:
+def _alone(config: Config) -> ScaleSection:
     """One worker with all cores: what a debugger can follow."""
     return config.scale.model_copy(update={"workers": 1, "cpus_per_worker": cores()})
 
@@ -127,25 +122,43 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
     with connect(cpus=plan.workers * plan.threads, gpus=gpus):
         import ray
 
-        stop.own()  # connecting gave TERM to Ray
         board = ray.remote(num_cpus=0)(Board).remote()
         ended: list[Outcome] = []
         # Ray Train takes INT over when it runs on the main thread, so it gets another.
-        fit = threading.Thread(target=lambda: ended.append(_fit(plan, board)), name="ray-train", daemon=True)
+        fit = threading.Thread(target=lambda: ended.append(_outcome(plan, board)), name="ray-train", daemon=True)
         fit.start()
-        while fit.is_alive():
-            fit.join(POLL_S)
-            for message in ray.get(board.exchange.remote(stop.asked())):
-                display.show(message)
-    shutil.rmtree(plan.run.ray_dir, ignore_errors=True)
+        try:
+            while fit.is_alive():
+                fit.join(POLL_S)
+                for message in ray.get(board.exchange.remote(stop.asked())):
+                    display.show(message)
+        except ray.exceptions.RayError as error:
+            return _ray_ended(error)
+        finally:
+            shutil.rmtree(plan.run.ray_dir, ignore_errors=True)
     return ended[0]
+
+
+def _outcome(plan: Plan, board: Any) -> Outcome:
+    """How Ray Train ended, whatever it did."""
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    try:
+        return _fit(plan, board)
+    except WorkerGroupError as error:
+        return Outcome("failed", f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}")
+    except Exception as error:  # this is the end of a thread: nobody else would say what happened
+        return _ray_ended(error)
+
+
+def _ray_ended(error: Exception) -> Outcome:
+    return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
 
 
 def _fit(plan: Plan, board: Any) -> Outcome:
     """Runs `work` on every worker of a Ray Train group, started again where one dies; rank 0's outcome."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     scale = plan.config.scale
     resources = {"CPU": plan.threads, **({"GPU": scale.gpus_per_worker} if plan.gpu else {})}
@@ -162,10 +175,7 @@ def _fit(plan: Plan, board: Any) -> Outcome:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        outcome = trainer.fit().return_value
-    except TrainingFailedError as error:
-        return Outcome("failed", f"training failed {MAX_FAILURES + 1} times, the last time with: {error}")
+    outcome = trainer.fit().return_value
     assert isinstance(outcome, Outcome), "every worker answers with an outcome"
     return outcome
 
@@ -198,6 +208,15 @@ def _result(plan: Plan) -> str:
         f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f}; predictions in {plan.run.predictions_dir}\n"
         f"next: python -m analysis report {plan.run.path} --out reports/{plan.run.name}"
     )
+
+
+def _make_directory(run: RunDir) -> None:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"run.storage: {run.path} cannot be made ({error.strerror}); name a folder to write in"
+        ) from None
 
 
 def _move_aside(run: RunDir, console: Console) -> None:

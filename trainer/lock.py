@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+from trainer.durable import create_exclusive
 from trainer.errors import RunError
-from trainer.rundir import Json, RunDir, create_exclusive, now, read_json, write_json
+from trainer.rundir import Json, RunDir, json_bytes, now, read_json, write_json
 
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
+HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "since", "beats"}
 
 
 class RunLock:
@@ -29,16 +34,18 @@ class RunLock:
         self._me: Json = {
             "host": socket.gethostname(),
             "boot_id": _boot_id(),
+            "pid_namespace": _pid_namespace(),
             "pid": os.getpid(),
             "process_started": _started(os.getpid()),
             "since": now(),
         }
 
     def __enter__(self) -> RunLock:
-        while not create_exclusive(self.run.lock_file, _content(self._me, 0)):
+        while not create_exclusive(self.run.lock_file, json_bytes({**self._me, "beats": 0})):
             self._refuse_or_remove()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
-        self._beating.start()
+        with _signals_blocked():
+            self._beating.start()
         return self
 
     def __exit__(
@@ -46,53 +53,76 @@ class RunLock:
     ) -> None:
         self._ended.set()
         self._beating.join()
-        self.run.lock_file.unlink(missing_ok=True)
+        if self._is_mine():
+            self.run.lock_file.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         beats = 0
-        while not self._ended.wait(HEARTBEAT_S):
+        while not self._ended.wait(HEARTBEAT_S) and self._is_mine():
             beats += 1
-            write_json(self.run.lock_file, {**self._me, "beats": beats})
+            with suppress(OSError):  # a full disk now is no reason to be taken for dead later
+                write_json(self.run.lock_file, {**self._me, "beats": beats})
+
+    def _is_mine(self) -> bool:
+        """Whether nobody has taken the run over, as somebody may while this process is suspended."""
+        try:
+            return self._me.items() <= read_json(self.run.lock_file).items()
+        except RunError:
+            return False
 
     def _refuse_or_remove(self) -> None:
         """Raises a RunError where the holder lives, else removes what it left behind."""
         try:
             holder = read_json(self.run.lock_file)
         except RunError:
-            return  # released just now
-        if is_alive(holder, self.run.lock_file):
+            if not self.run.lock_file.exists():
+                return  # released just now
+            holder = {}
+        if set(holder) >= HELD_BY and is_alive(holder, self.run.lock_file):
             raise RunError(
                 f"run {self.run.name} is being trained by process {holder['pid']} on {holder['host']} since "
                 f"{holder['since']}; wait for it, stop it, or give this run another --run.name"
             )
-        self.run.lock_file.unlink(missing_ok=True)
+        try:
+            self.run.lock_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.run.lock_file}: is damaged and cannot be removed ({error.strerror})") from None
 
 
 def is_alive(holder: Json, file: Path) -> bool:
     """Whether the process that holds a lock still runs."""
-    if holder["boot_id"] == _boot_id():
+    if (holder["boot_id"], holder["pid_namespace"]) == (_boot_id(), _pid_namespace()):
         return bool(_started(holder["pid"]) == holder["process_started"])
-    if holder["host"] == socket.gethostname():
+    if holder["host"] == socket.gethostname() and holder["boot_id"] != _boot_id():
         return False  # this host has been restarted since
     deadline = time.monotonic() + SILENT_AFTER_S
     while time.monotonic() < deadline:
         time.sleep(HEARTBEAT_S / 5)
-        try:
+        if not file.exists():
+            return False
+        with suppress(RunError):  # a storage that does not answer says nothing about the holder
             if read_json(file)["beats"] != holder["beats"]:
                 return True
-        except RunError:
-            return False
     return False
 
 
-def _content(me: Json, beats: int) -> bytes:
-    import json
-
-    return json.dumps({**me, "beats": beats}).encode()
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A thread that is started meanwhile never takes a request to stop from the main one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pid_namespace() -> str:
+    """Containers share a boot and not their processes' numbers."""
+    return str(Path("/proc/self/ns/pid").readlink())
 
 
 def _started(pid: int) -> str | None:

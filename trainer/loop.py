@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
@@ -82,7 +81,8 @@ class Learner:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop asks of its surroundings. `report` is called on rank 0 alone and answers whether to stop."""
+    """What the loop asks of its surroundings. `save` is called on every rank, `report` on rank 0
+    alone; it answers whether to stop."""
 
     report: Callable[[Json], bool]
     save: Callable[[Position], None]
@@ -229,13 +229,17 @@ def evaluate(
 
 
 def scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Json:
-    """Validation metrics of (n, classes) logits and (n,) labels."""
+    """Validation metrics of (n, classes) logits and (n,) labels; means over classes take those that have tiles."""
+    classes = logits.shape[1]
     predicted = logits.argmax(axis=1)
+    right = np.bincount(labels[predicted == labels], minlength=classes)
+    true, called = np.bincount(labels, minlength=classes), np.bincount(predicted, minlength=classes)
+    there = true > 0
     return {
         "val/loss": float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))),
-        "val/accuracy": float(accuracy_score(labels, predicted)),
-        "val/balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
-        "val/macro_f1": float(f1_score(labels, predicted, average="macro")),
+        "val/accuracy": float(right.sum() / len(labels)),
+        "val/balanced_accuracy": float((right[there] / true[there]).mean()),
+        "val/macro_f1": float((2 * right[there] / (true[there] + called[there])).mean()),
     }
 
 
@@ -273,10 +277,8 @@ def _progress(position: Position, config: Config, tiles: int, bounds: list[tuple
 
 
 def _save(learner: Learner, position: Position, ranks: Ranks, hooks: Hooks) -> None:
-    """Saves on rank 0 while the others wait, unless a weight is not finite."""
+    """Saves, unless a weight is not finite."""
     bad = [name for name, tensor in learner.learning.state_dict().items() if not tensor.isfinite().all()]
     if ranks.highest(len(bad)):
         raise DivergedError(f"not finite: {', '.join(bad[:3])}")
-    if ranks.first:
-        hooks.save(position)
-    ranks.highest(0)
+    hooks.save(position)

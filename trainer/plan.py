@@ -7,10 +7,12 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -18,9 +20,11 @@ import yaml
 from trainer.checkpoint import store_base
 from trainer.config import Config, dump, identity
 from trainer.data import RunData, open_data, write_split
+from trainer.durable import write_atomic
 from trainer.errors import UsageError
 from trainer.model import build, cut, resolve_norm
-from trainer.rundir import Json, RunDir, now, write_atomic, write_json
+from trainer.predict import predicted_by
+from trainer.rundir import Json, RunDir, now, read_json, write_json
 from trainer.tiles.order import batch_bounds
 from trainer.weights import Base, load_base
 
@@ -37,6 +41,7 @@ class Plan:
     config: Config
     run: RunDir
     classes: tuple[str, ...]
+    class_names: Json
     fingerprints: dict[str, str]
     base_sha256: str
     workers: int
@@ -58,8 +63,10 @@ class Plan:
         return _digest(self.identity)
 
 
-def make_plan(config: Config) -> tuple[Plan, RunData, Base]:
+def make_plan(config: Config, *, fresh: bool = False) -> tuple[Plan, RunData, Base]:
     """Resolves what is `auto`, opens the data and the starting weights, and checks that it all fits.
+
+    What a run that has begun resolved is kept, unless it is to start over (`fresh`).
 
     Raises:
         UsageError: naming what does not fit and the remedy.
@@ -73,14 +80,18 @@ def make_plan(config: Config) -> tuple[Plan, RunData, Base]:
     if norm == "sync" and not gpu:
         raise UsageError("model.norm: sync needs GPUs; choose frozen or local")
     drawn = _digest({**data.fingerprints(), **identity(config), "model.weights": base.sha256})
-    name = config.run.name or f"{data.store.path.name}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
+    stem = re.sub("[^A-Za-z0-9._-]", "-", data.store.path.name)[:60].lstrip("._-") or "run"
+    name = config.run.name or f"{stem}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
     run = RunDir(config.run.storage / name)
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
-    precision, micro_batch = _recorded(run) or (_precision(config, gpu), _micro_batch(config, gpu, workers))
+    begun = run.read_identity() if run.identity_file.exists() and not fresh else {}
+    precision = _kept(begun, "precision", config.loop.precision) or _precision(config, gpu)
+    micro_batch = _kept(begun, "micro_batch", config.loop.micro_batch) or _micro_batch(config, gpu, workers)
     plan = Plan(
         resolved,
         run,
         data.classes,
+        _class_names(config.data.class_names),
         data.fingerprints(),
         base.sha256,
         workers,
@@ -110,8 +121,11 @@ def write_run(plan: Plan, data: RunData, base: Base) -> None:
 
 
 def is_finished(plan: Plan, data: RunData) -> bool:
-    """Whether every epoch was trained and every part has its predictions."""
-    return all(plan.run.predictions_file(part).exists() for part in data.evaluated())
+    """Whether every part has the predictions of the best checkpoint, which are the last thing that training writes."""
+    if not plan.run.best_file.exists():
+        return False
+    best = read_json(plan.run.best_file)["checkpoint"]
+    return all(predicted_by(plan.run.predictions_file(part)) == best for part in data.evaluated())
 
 
 def trainable(plan: Plan) -> tuple[int, int]:
@@ -138,9 +152,17 @@ def _use_gpu(config: Config) -> bool:
 
 
 def _workers(config: Config, gpu: bool) -> int:
-    if config.scale.workers != "auto":
-        return config.scale.workers
-    return max(1, torch.cuda.device_count() // config.scale.gpus_per_worker) if gpu else CPU_WORKERS
+    asked, each = config.scale.workers, config.scale.gpus_per_worker
+    if not gpu:
+        return CPU_WORKERS if asked == "auto" else asked
+    there = torch.cuda.device_count()
+    workers = max(1, there // each) if asked == "auto" else asked
+    if workers * each > there and not os.environ.get("RAY_ADDRESS"):
+        raise UsageError(
+            f"scale.workers: {workers} workers of {each} GPU{'s' * (each > 1)} need {workers * each}, and {there} "
+            "are here; lower scale.workers or scale.gpus_per_worker"
+        )
+    return workers
 
 
 def _threads(config: Config, workers: int) -> int:
@@ -167,12 +189,19 @@ def _micro_batch(config: Config, gpu: bool, workers: int) -> int:
     return max(2, min(share, GPU_MICRO_BATCH if gpu else CPU_MICRO_BATCH))
 
 
-def _recorded(run: RunDir) -> tuple[str, int] | None:
-    """Precision and micro-batch of a run that has begun: what was resolved once is kept."""
-    if not run.identity_file.exists():
-        return None
-    known = run.read_identity()
-    return known["precision"], known["micro_batch"]
+def _kept(begun: Json, option: str, asked: object) -> Any:
+    """What a run that has begun resolved an option to; None where it has not begun.
+
+    Raises:
+        UsageError: where something else is asked for now.
+    """
+    known = begun.get(option)
+    if known is not None and asked not in ("auto", known):
+        raise UsageError(
+            f"loop.{option}: this run was begun with {known}, and {asked} would make it another; leave it at "
+            "auto, give this one another --run.name, or start over with --fresh"
+        )
+    return known
 
 
 def _check_batches(config: Config, tiles: int, workers: int) -> None:
@@ -199,7 +228,6 @@ def _check_identity(plan: Plan) -> None:
 
 def _description(plan: Plan, data: RunData) -> Json:
     """run.json's content."""
-    names = plan.config.data.class_names
     stores = {"data.tiles": data.store, **{f"data.external.{name}": store for name, store in data.external.items()}}
     described = {
         key: {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store), "mpp": store.mpp}
@@ -208,7 +236,7 @@ def _description(plan: Plan, data: RunData) -> Json:
     return {
         "run": plan.run.name,
         "classes": list(plan.classes),
-        "class_names": _class_names(names) if names else {},
+        "class_names": plan.class_names,
         "data": {
             "tiles": described.pop("data.tiles"),
             "external": {key.removeprefix("data.external."): store for key, store in described.items()},
@@ -225,10 +253,12 @@ def _description(plan: Plan, data: RunData) -> Json:
     }
 
 
-def _class_names(file: Path) -> Json:
+def _class_names(file: Path | None) -> Json:
+    if file is None:
+        return {}
     try:
         names = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"data.class_names: {file} cannot be read: {error}") from None
     if not isinstance(names, dict) or not all(isinstance(entry, dict) for entry in names.values()):
         raise UsageError(f"data.class_names: {file} must hold an entry such as `TUM: {{en: tumour, zh: ...}}` a class")

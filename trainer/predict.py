@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,19 +13,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trainer.rundir import fsync_dir
+from trainer.durable import write_atomic
 
 
-def write_predictions(file: Path, index: pd.DataFrame, logits: NDArray[np.float32], classes: Sequence[str]) -> None:
+def write_predictions(
+    file: Path, index: pd.DataFrame, logits: NDArray[np.float32], classes: Sequence[str], checkpoint: str
+) -> None:
     """Writes (n, classes) logits of n tiles beside their tile_id, path, group and label; whole or not at all."""
-    table = pa.table(
-        {
-            **{name: pa.array(index[name], pa.string()) for name in ("tile_id", "path", "group", "label")},
-            "logits": pa.array(list(logits), pa.list_(pa.float32())),
-        }
-    ).replace_schema_metadata({"classes": json.dumps(list(classes))})
+    columns = {name: pa.array(index[name], pa.string()) for name in ("tile_id", "path", "group", "label")}
+    table = pa.table({**columns, "logits": pa.array(list(logits), pa.list_(pa.float32()))})
+    buffer = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata({"classes": json.dumps(list(classes)), "checkpoint": checkpoint}), buffer
+    )
     file.parent.mkdir(exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(file)
-    fsync_dir(file.parent)
+    write_atomic(file, buffer.getvalue())
+
+
+def predicted_by(file: Path) -> str | None:
+    """The checkpoint that a file of predictions was made by; None where there is no such file, or a damaged one."""
+    try:
+        return bytes(pq.read_schema(file).metadata[b"checkpoint"]).decode()
+    except (OSError, pa.ArrowException, KeyError, TypeError):
+        return None

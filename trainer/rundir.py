@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trainer.durable import create_exclusive, write_atomic
 from trainer.errors import RunError
 
 Json = dict[str, Any]
@@ -29,7 +30,8 @@ class RunDir:
     @property
     def storage(self) -> Path:
         """The storage root, which also holds the frozen weights of all its runs."""
-        return self.path.parents[2] if self.path.parent.name == "trials" else self.path.parent
+        is_trial = (self.path.parents[1] / "search.json").exists()
+        return self.path.parents[2] if is_trial else self.path.parent
 
     @property
     def identity_file(self) -> Path:
@@ -112,15 +114,17 @@ class RunDir:
         files = sorted(self.attempts_dir.glob("[0-9]*.json"))
         return {int(file.stem): read_json(file) for file in files}
 
-    def claim_attempt(self, record: Mapping[str, Any]) -> int | None:
-        """Claims the next attempt by creating its file; None where another start was quicker.
+    def newest_attempt(self) -> int:
+        """The number of the newest attempt; 0 where there was none."""
+        return max((int(file.stem) for file in self.attempts_dir.glob("[0-9]*.json")), default=0)
+
+    def claim_attempt(self, number: int, record: Mapping[str, Any]) -> bool:
+        """Claims an attempt by creating its file; False where another start was quicker.
 
         From then on no checkpoint of an earlier attempt beyond `record["resumed_step"]` counts.
         """
-        number = max(self.attempts(), default=0) + 1
         self.attempts_dir.mkdir(exist_ok=True)
-        file = self.attempts_dir / f"{number:04d}.json"
-        return number if create_exclusive(file, _json_bytes({"attempt": number, **record})) else None
+        return create_exclusive(self.attempts_dir / f"{number:04d}.json", json_bytes({"attempt": number, **record}))
 
 
 def now() -> str:
@@ -151,7 +155,7 @@ def read_json_lines(file: Path) -> list[Json]:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Replaces a JSON file in one step."""
-    write_atomic(file, _json_bytes(content))
+    write_atomic(file, json_bytes(content))
 
 
 def write_json_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -167,43 +171,6 @@ def append_json_line(file: Path, line: Mapping[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def write_atomic(file: Path, data: bytes) -> None:
-    """Replaces a file in one step: after a crash there is the old one or the new one, whole."""
-    temporary = _write_beside(file, data)
-    temporary.replace(file)
-    fsync_dir(file.parent)
-
-
-def create_exclusive(file: Path, data: bytes) -> bool:
-    """Creates a file with its content in one step; False where it exists. Of several processes one succeeds."""
-    temporary = _write_beside(file, data)
-    try:
-        file.hardlink_to(temporary)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    fsync_dir(file.parent)
-    return True
-
-
-def fsync_dir(folder: Path) -> None:
-    """Makes renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_beside(file: Path, data: bytes) -> Path:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return temporary
-
-
-def _json_bytes(content: Mapping[str, Any]) -> bytes:
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """A JSON file's content, for people too."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -23,15 +24,16 @@ from trainer.checkpoint import (
     write_history,
 )
 from trainer.data import RunData, open_data
-from trainer.errors import RunError
+from trainer.errors import RunError, UsageError
 from trainer.loop import DivergedError, Hooks, Learner, Position, StopRequestedError, evaluate, fit
 from trainer.model import build, cut, set_training
 from trainer.plan import Plan
-from trainer.predict import write_predictions
+from trainer.predict import predicted_by, write_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import Json, append_json_line, now
 from trainer.tiles.order import batch_bounds
 
+T = TypeVar("T")
 Report = Callable[[Json], bool]
 WARM_UP_PASSES = 2
 
@@ -46,31 +48,52 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Start:
-    """Where an attempt begins. `problem` says why it cannot."""
+    """Where an attempt begins."""
 
-    attempt: int = 0
-    checkpoint: Checkpoint | None = None
-    problem: str | None = None
+    attempt: int
+    checkpoint: Checkpoint | None
 
 
 def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
     """Trains from wherever the run is to its end, and writes the predictions of its best checkpoint."""
     torch.set_num_threads(plan.threads)
-    data = open_data(plan.config, plan.run.split_file)
-    learner = make_learner(plan, data, ranks)
-    start = ranks.from_first(claim(plan, report) if ranks.first else Start())
-    if start.problem:
-        return Outcome("failed", start.problem)
-    position = resume(learner, start)
-    hooks = make_hooks(plan, learner, start.attempt, report)
+    torch.backends.cudnn.allow_tf32 = plan.precision != "fp32"
+    position = Position()
     try:
+        data = open_data(plan.config, plan.run.split_file)
+        learner = make_learner(plan, data, ranks)
+        start = on_first(ranks, lambda: claim(plan, report))
+        position = resume(learner, start)
+        hooks = make_hooks(plan, learner, start.attempt, ranks, report)
+        on_first(ranks, lambda: write_history(plan.run, position.history, plan.config.loop.best_metric))
         fit(learner, data.tiles("train"), data.tiles("val"), plan.config, position, ranks, hooks)
         predict(plan, data, learner, position, ranks, hooks)
     except StopRequestedError:
-        return Outcome("stopped", f"at step {position.step}, epoch {position.epoch + 1}")
+        return Outcome("stopped", f"at step {position.step}")
     except DivergedError as error:
         return Outcome("failed", _diverged(plan, position, error))
+    except (UsageError, RunError) as error:
+        return Outcome("failed", str(error))
     return Outcome("done")
+
+
+def on_first(ranks: Ranks, act: Callable[[], T]) -> T:
+    """What `act` answers on rank 0, on every rank.
+
+    Raises:
+        RunError: on every rank, where it failed on rank 0: none waits for the others, and nothing is tried again.
+    """
+    answer: T | None = None
+    problem: str | None = None
+    if ranks.first:
+        try:
+            answer = act()
+        except (RunError, OSError) as error:
+            problem = str(error)
+    answer, problem = ranks.from_first((answer, problem))
+    if problem is not None:
+        raise RunError(problem)
+    return cast(T, answer)
 
 
 def make_learner(plan: Plan, data: RunData, ranks: Ranks) -> Learner:
@@ -141,21 +164,26 @@ def settle(learner: Learner, plan: Plan, ranks: Ranks) -> None:
 
 def claim(plan: Plan, report: Report) -> Start:
     """Finds where the run goes on and claims the next attempt, so that no earlier one can go on beside it."""
-    try:
-        while True:
-            checkpoint, said = resume_point(plan.run)
-            step = checkpoint.step if checkpoint else 0
-            record = {"resumed_step": step, "workers": plan.workers, "started": now(), "said": said, **_where()}
-            if (attempt := plan.run.claim_attempt(record)) is not None:
-                begins = (
-                    f"attempt {attempt} goes on from {checkpoint.path.name}"
-                    if checkpoint
-                    else f"attempt {attempt} begins"
-                )
-                report({"phase": "start", "lines": [*said, begins]})
-                return Start(attempt, checkpoint)
-    except RunError as error:
-        return Start(problem=str(error))
+    while True:
+        # Numbered before the search: whoever claims this number meanwhile has searched as well as we have.
+        attempt = plan.run.newest_attempt() + 1
+        checkpoint, said = resume_point(plan.run)
+        step = checkpoint.step if checkpoint else 0
+        record = {"resumed_step": step, "workers": plan.workers, "started": now(), "said": said, **_where()}
+        if plan.run.claim_attempt(attempt, record):
+            begins = f"goes on from {checkpoint.path.name}" if checkpoint else "begins"
+            report({"phase": "start", "lines": [*said, f"attempt {attempt} {begins}"]})
+            return Start(attempt, checkpoint)
+
+
+def check_is_newest(plan: Plan, attempt: int) -> None:
+    """Nothing is written by an attempt that has lost its run to a later one.
+
+    Raises:
+        RunError: where that is so.
+    """
+    if (newest := plan.run.newest_attempt()) > attempt:
+        raise RunError(f"attempt {newest} has taken run {plan.run.name} over from attempt {attempt}, which ends here")
 
 
 def resume(learner: Learner, start: Start) -> Position:
@@ -169,43 +197,42 @@ def resume(learner: Learner, start: Start) -> Position:
     return Position(**state["position"])
 
 
-def make_hooks(plan: Plan, learner: Learner, attempt: int, report: Report) -> Hooks:
+def make_hooks(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, report: Report) -> Hooks:
     """How the loop saves and reports."""
+    return Hooks(report, lambda at: on_first(ranks, lambda: save(plan, learner, attempt, at)), attempt)
+
+
+def save(plan: Plan, learner: Learner, attempt: int, position: Position) -> None:
+    """Commits a checkpoint of this position, and what follows from it."""
+    check_is_newest(plan, attempt)
     facts = {
+        "epoch": position.epoch,
         "config_hash": plan.config_hash,
         "data_fingerprint": plan.fingerprints["data.tiles"],
         "base_sha256": plan.base_sha256,
         "world_size": plan.workers,
         "micro_batch": plan.micro_batch,
     }
-
-    def save(position: Position) -> None:
-        state = learner.state(position)
-        commit(
-            plan.run, position.step, attempt, learner.learning.state_dict(), state, {**facts, "epoch": position.epoch}
-        )
-        write_history(plan.run, position.history, plan.config.loop.best_metric)
-        prune(plan.run, plan.config.loop.keep)
-
-    return Hooks(report, save, attempt)
+    commit(plan.run, position.step, attempt, learner.learning.state_dict(), learner.state(position), facts)
+    write_history(plan.run, position.history, plan.config.loop.best_metric)
+    prune(plan.run, plan.config.loop.keep)
 
 
 def predict(plan: Plan, data: RunData, learner: Learner, position: Position, ranks: Ranks, hooks: Hooks) -> None:
-    """Writes the best checkpoint's predictions for every part that has none yet."""
-    best = ranks.from_first(
-        best_good(plan.run, position.history, plan.config.loop.best_metric) if ranks.first else None
-    )
-    assert best is not None, "rank 0 has named a checkpoint, or failed"
+    """Writes the best checkpoint's predictions for every part that has none of it yet."""
+    best = on_first(ranks, lambda: best_good(plan.run, position.history, plan.config.loop.best_metric))
     learner.learning.load_state_dict(read(best)[0])
     for part in data.evaluated():
-        if ranks.highest(plan.run.predictions_file(part).exists()):
+        file = plan.run.predictions_file(part)
+        if on_first(ranks, lambda file=file: predicted_by(file)) == best.path.name:  # type: ignore[misc]
             continue
         logits = evaluate(learner, data.tiles(part), part, plan.config, ranks, hooks.report)
         if ranks.first:
+            check_is_newest(plan, hooks.attempt)
             if part != "val":
                 look = {"time": now(), "split": part, "checkpoint": best.path.name, "attempt": hooks.attempt}
                 append_json_line(plan.run.evaluations_file, {**look, "tiles": len(logits), "by": "training's end"})
-            write_predictions(plan.run.predictions_file(part), data.index(part), logits, plan.classes)
+            write_predictions(file, data.index(part), logits, plan.classes, best.path.name)
 
 
 def _where() -> Json:

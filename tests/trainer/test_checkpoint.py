@@ -24,8 +24,8 @@ def save(run: RunDir, step: int, attempt: int = 1) -> ck.Checkpoint:
 
 
 def claim(run: RunDir, resumed_step: int) -> int:
-    attempt = run.claim_attempt({"resumed_step": resumed_step})
-    assert attempt is not None
+    attempt = run.newest_attempt() + 1
+    assert run.claim_attempt(attempt, {"resumed_step": resumed_step})
     return attempt
 
 
@@ -48,7 +48,7 @@ def flip_a_bit(folder: Path) -> None:
 DAMAGE = {
     "flipped bit": (flip_a_bit, "another content"),
     "truncated": (lambda f: (f / ck.TENSORS).write_bytes((f / ck.TENSORS).read_bytes()[:100]), "another size"),
-    "no state": (lambda f: (f / ck.STATE).unlink(), "cannot be read"),
+    "no state": (lambda f: (f / ck.STATE).unlink(), "is missing"),
     "no manifest": (lambda f: (f / ck.MANIFEST).unlink(), "no manifest"),
     "empty manifest": (lambda f: (f / ck.MANIFEST).write_bytes(b""), "manifest is damaged"),
     "edited manifest": (

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_another_host_is_judged_by_its_heartbeat(run: RunDir, monkeypatch: pytes
     elsewhere = {
         "host": "elsewhere",
         "boot_id": "another",
+        "pid_namespace": "pid:[1]",
         "pid": 1,
         "process_started": "1",
         "since": "then",
@@ -70,3 +72,22 @@ def test_this_host_before_a_restart_is_gone(run: RunDir) -> None:
     with RunLock(run):
         known = json.loads(run.lock_file.read_text())
         assert not lock.is_alive({**known, "boot_id": "before"}, run.lock_file)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"pid": 1}', b"[]"])
+def test_a_damaged_lock_holds_nobody_up(run: RunDir, content: bytes) -> None:
+    run.lock_file.write_bytes(content)
+    with RunLock(run):
+        assert json.loads(run.lock_file.read_text())["pid"] == os.getpid()
+
+
+def test_a_holder_that_lost_its_run_leaves_the_new_ones_lock_alone(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a suspended process wakes up after another host has taken over."""
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.05)
+    with RunLock(run):
+        edit(run, host="elsewhere", beats=7)
+        time.sleep(0.3)
+        assert json.loads(run.lock_file.read_text())["beats"] == 7
+    assert json.loads(run.lock_file.read_text())["host"] == "elsewhere"

@@ -1,39 +1,35 @@
 import json
-import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from trainer.durable import create_exclusive, write_atomic
 from trainer.errors import RunError
-from trainer.rundir import RunDir, create_exclusive, read_json, write_atomic
+from trainer.rundir import RunDir, read_json
 
 
 def test_storage_is_the_same_for_runs_and_trials(tmp_path: Path) -> None:
-    assert RunDir(tmp_path / "run").storage == tmp_path
+    assert RunDir(tmp_path / "trials" / "run").storage == tmp_path / "trials"
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "search.json").touch()
     assert RunDir(tmp_path / "search" / "trials" / "3").storage == tmp_path
 
 
-def try_to_claim(path: Path, ready: multiprocessing.Barrier) -> int | None:
-    ready.wait()
-    return RunDir(path).claim_attempt({"resumed_step": 0})
-
-
-def claim(path: Path, ready: multiprocessing.Barrier, answers: multiprocessing.Queue) -> None:
-    answers.put(try_to_claim(path, ready))
-
-
 def test_of_many_claims_at_once_each_attempt_goes_to_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    ready, answers = context.Barrier(6), context.Queue()
-    racing = [context.Process(target=claim, args=(tmp_path, ready, answers)) for _ in range(6)]
-    for process in racing:
-        process.start()
-    got = [answers.get(timeout=60) for _ in racing]
-    for process in racing:
-        process.join()
-    won = [number for number in got if number is not None]
-    assert len(won) == len(set(won)) >= 1
-    assert sorted(RunDir(tmp_path).attempts()) == sorted(won)
+    ready = threading.Barrier(6)
+
+    def claim(who: int, number: int) -> bool:
+        ready.wait()
+        return RunDir(tmp_path).claim_attempt(number, {"resumed_step": 0, "who": who})
+
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(1, 21):
+            won = list(pool.map(claim, range(6), [number] * 6))
+            assert sum(won) == 1
+            assert RunDir(tmp_path).attempts()[number]["who"] == won.index(True)
+    assert RunDir(tmp_path).newest_attempt() == 20
 
 
 def test_exclusive_creation_leaves_the_first_content(tmp_path: Path) -> None:

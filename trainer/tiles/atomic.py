@@ -1,13 +1,13 @@
 """A directory that appears whole or not at all."""
 
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.durable import sync
 from trainer.errors import RunError, UsageError
 
 
@@ -62,18 +62,10 @@ def _lock(descriptor: int) -> bool:
 
 def _publish(unfinished: Path, final: Path) -> None:
     for file in unfinished.iterdir():
-        _sync(file)
-    _sync(unfinished)
+        sync(file)
+    sync(unfinished)
     try:
         unfinished.rename(final)  # fails on anything but an empty directory
     except OSError as error:
         raise RunError(f"{final} appeared while it was being written: {error.strerror}") from None
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(final.parent)

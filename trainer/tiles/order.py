@@ -29,7 +29,8 @@ def batch_bounds(tiles: int, batch_size: int) -> list[tuple[int, int]]:
 
 def epoch_order(tiles: int, seed: int, epoch: int) -> Indices:
     """The order in which an epoch sees its tiles: a permutation of `range(tiles)`."""
-    return np.random.default_rng([seed, epoch]).permutation(tiles)
+    # The last number keeps this stream apart from those of augmentation, [seed, epoch, block].
+    return np.random.default_rng([seed, epoch, 0, 1]).permutation(tiles)
 
 
 def rank_slice(size: int, rank: int, world_size: int) -> slice:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from trainer.config import DataSection
 from trainer.errors import UsageError
 
 SPLITS = ("train", "val", "test")
+MOST_FOLDS = 20
 
 
 def split_tiles(index: pd.DataFrame, data: DataSection, seed: int) -> NDArray[np.str_]:
@@ -47,23 +48,23 @@ def _by_group(index: pd.DataFrame, data: DataSection, seed: int) -> NDArray[np.s
 
 
 def _group_fold(index: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Rows of one fold that holds about `fraction` of the tiles, in whole groups."""
-    folds = max(2, round(1 / fraction))
-    groups = index["group"].to_numpy()
-    labels = index["label"].to_numpy()
-    scarce = min(len(np.unique(groups)), int(index["label"].value_counts().max()))
-    if scarce < folds:
+    """Rows that hold about `fraction` of the tiles, in whole groups: some of up to 20 stratified folds."""
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and workers never split
+
+    labels, groups = index["label"].to_numpy(), index["group"].to_numpy()
+    found = len(np.unique(groups))
+    folds = min(MOST_FOLDS, found, int(index["label"].value_counts().max()))
+    wanted = max(1, round(fraction * folds))
+    if wanted >= folds:
         raise UsageError(
-            f"data.split: group has {len(np.unique(groups))} groups to part, too few for a fraction of {fraction:.2f} "
-            f"({folds} are needed, and as many tiles of a class); raise data.val_fraction or data.test_fraction, or "
-            "add slides"
+            f"data.split: group has {found} group{'s' * (found > 1)} to part, too few for a fraction of {fraction:.2f};"
+            " change data.val_fraction or data.test_fraction, or add slides"
         )
-    folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class that is too small for a part is an error of ours, with a remedy, a little later.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        _, rows = next(folder.split(np.zeros(len(index)), labels, groups))
-    return np.asarray(rows)
+        dealt = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups))
+    return np.concatenate([rows for _, rows in dealt[:wanted]])
 
 
 def _by_source(index: pd.DataFrame, data: DataSection, seed: int) -> NDArray[np.str_]:  # noqa: ARG001
@@ -79,6 +80,8 @@ def _by_source(index: pd.DataFrame, data: DataSection, seed: int) -> NDArray[np.
 
 def _by_tile(index: pd.DataFrame, data: DataSection, seed: int) -> NDArray[np.str_]:
     """Tile by tile, stratified; tiles of equal pixels stay together."""
+    from sklearn.model_selection import train_test_split  # slow to import, and workers never split
+
     pixels = index["tile_id"].str.split("-").str[0]
     originals = np.flatnonzero(~pixels.duplicated().to_numpy())
     labels = index["label"].to_numpy()
@@ -98,12 +101,16 @@ def _by_tile(index: pd.DataFrame, data: DataSection, seed: int) -> NDArray[np.st
 def _check_sizes(labels: NDArray[np.object_], fraction: float, part: str) -> None:
     names, counts = np.unique(labels.astype(str), return_counts=True)
     small = [
-        f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 2 or count * fraction < 0.5
+        f"{name} ({count})"
+        for name, count in zip(names, counts, strict=True)
+        if count < 2 or not 0.5 <= count * fraction <= count - 0.5
     ]
-    if small:
+    # scikit-learn gives every class a tile on both sides only where each side has as many tiles as there are classes.
+    taken = math.ceil(len(labels) * fraction)
+    if small or min(taken, len(labels) - taken) < len(names):
         raise UsageError(
-            f"too few tiles to split off {fraction:.0%} for {part}: {', '.join(small)}; add tiles of that class, raise "
-            f"data.{part}_fraction, or leave the class out of the store"
+            f"too few tiles to split off {fraction:.0%} for {part}: {', '.join(small or names)}; add tiles of that "
+            f"class, change data.{part}_fraction, or leave the class out of the store"
         )
 
 

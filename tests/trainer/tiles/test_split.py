@@ -33,6 +33,7 @@ def test_no_group_on_two_sides(groups: int, size: int, val: float, test: float, 
     splits = split_tiles(index, section(val_fraction=val, test_fraction=test), seed)
     assert (index.assign(side=splits).groupby("group")["side"].nunique() == 1).all()
     assert set(splits) == {"train", "val", *(["test"] if test else [])}
+    assert abs((splits == "val").mean() - val) <= 1.5 / groups + 0.05
 
 
 @settings(max_examples=25, deadline=None)
@@ -71,7 +72,8 @@ def test_seed_decides() -> None:
     ("change", "options", "words"),
     [
         ({"group": None}, {}, ["data.split: group", "split: random", "tiles of one slide"]),
-        ({"group": "only"}, {}, ["1 groups", "data.val_fraction"]),
+        ({"group": "only"}, {}, ["1 group ", "data.val_fraction"]),
+        ({"label": [f"C{i % 30}" for i in range(90)]}, {"split": "random"}, ["C0", "data.val_fraction"]),
         ({}, {"split": "source"}, ["data.split: source", "manifest"]),
         ({"label": ["rare"] + ["common"] * 89}, {"split": "random"}, ["rare (1)", "data.val_fraction"]),
         ({"label": ["rare"] + ["common"] * 89}, {}, ["no tile of rare", "groups"]),

@@ -1,0 +1,206 @@
+"""Training over a real, private Ray: stopped by each signal, killed, refused, resumed; and every bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY, write_config
+from tests.processes import train_killed_at
+from trainer.__main__ import main
+from trainer.checkpoint import listed
+from trainer.config import load_config
+from trainer.plan import make_plan, write_run
+from trainer.rundir import RunDir
+
+STEPS = 18
+OPTIONS: dict[str, object] = {
+    "model.unfrozen_depth": 1,
+    "loop.epochs": 3,
+    "scale.workers": 2,
+    "augment.input_size": 64,
+}
+
+
+class Command:
+    """`python -m trainer train` in a process group of its own."""
+
+    def __init__(self, config: Path):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", "train", str(config)],
+            cwd=REPOSITORY,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code and what it printed."""
+        output, _ = self.process.communicate(timeout=240)
+        return self.process.returncode, output
+
+
+def wait_for_step(run: RunDir, attempt: int, step: int) -> None:
+    """Until a checkpoint of this attempt, or of a later step, has been committed."""
+    deadline = time.monotonic() + 240
+    while not any(c.attempt >= attempt and c.step >= step for c in listed(run)):
+        assert time.monotonic() < deadline, f"attempt {attempt} has not come to step {step}"
+        time.sleep(0.1)
+
+
+def weights(run: RunDir) -> str:
+    newest = listed(run)[0]
+    assert newest.step == STEPS
+    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def nothing_is_left() -> Iterator[None]:
+    """No process and no directory of Ray's stays behind."""
+
+    def ray_pids() -> set[int]:
+        return {p.pid for p in psutil.process_iter(["cmdline"]) if "raylet" in " ".join(p.info["cmdline"] or [])}
+
+    before = ray_pids(), set(Path("/tmp").glob("tg-*"))
+    yield
+    deadline = time.monotonic() + 20
+    while (left := ray_pids() - before[0]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+    assert not set(Path("/tmp").glob("tg-*")) - before[1]
+
+
+@pytest.mark.usefixtures("nothing_is_left")
+def test_stopped_and_killed_it_goes_on_and_ends_bit_identical(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """USR1 to the driver, then TERM to its whole process group, then SIGKILL of a worker; against a run left alone."""
+    storage = tmp_path / "runs"
+    every_step = {**OPTIONS, "loop.checkpoint_every": 1}
+    config = write_config(tmp_path / "disturbed.yaml", stores, storage, {**every_step, "run.name": "disturbed"})
+    run = RunDir(storage / "disturbed")
+
+    command = Command(config)
+    wait_for_step(run, attempt=1, step=2)
+    code, output = Command(config).end()
+    assert code == 1
+    assert f"process {command.process.pid}" in output
+    command.process.send_signal(signal.SIGUSR1)
+    code, output = command.end()
+    assert code == 75
+    assert "the same command goes on" in output
+
+    stopped_at = listed(run)[0].step
+    command = Command(config)
+    wait_for_step(run, attempt=2, step=stopped_at + 1)
+    os.killpg(command.process.pid, signal.SIGTERM)
+    assert command.end()[0] == 75
+    assert run.attempts()[2]["resumed_step"] == stopped_at
+
+    stopped_at = listed(run)[0].step
+    command = Command(config)
+    wait_for_step(run, attempt=3, step=stopped_at + 1)
+    os.kill(run.attempts()[3]["pid"], signal.SIGKILL)
+    code, output = command.end()
+    assert code == 0, output
+    assert len(run.attempts()) == 4
+    assert run.attempts()[4]["resumed_step"] > stopped_at
+
+    assert "python -m analysis report" in output
+
+    alone = load_config(write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"}))
+    plan, data, base = make_plan(alone)
+    write_run(plan, data, base)
+    assert train_killed_at(plan, None).status == "done"
+    assert weights(run) == weights(plan.run)
+
+    code, output = Command(config).end()
+    assert code == 0
+    assert "nothing to do" in output
+
+
+def test_ctrl_c_stops_a_run_in_this_process_too(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", {"loop.checkpoint_every": 1})
+    run = RunDir(tmp_path / "runs" / "small")
+
+    def interrupt() -> None:
+        wait_for_step(run, attempt=1, step=1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert main(["train", str(config), "--debug", "--loop.epochs", "200"]) == 75
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_fresh_moves_the_old_run_aside(
+    stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", {"loop.epochs": 1}))
+    assert main(["train", config, "--debug"]) == 0
+    assert main(["train", config, "--debug", "--run.seed", "8"]) == 2
+    assert "run.seed: was 7, is 8" in capsys.readouterr().err
+    assert main(["train", config, "--debug", "--loop.micro_batch", "4"]) == 2
+    assert "was begun with 12, and 4" in capsys.readouterr().err
+    other = ["--run.seed", "8", "--loop.micro_batch", "4"]
+    assert main(["train", config, "--debug", *other, "--fresh"]) == 0
+    assert RunDir(tmp_path / "runs" / "small").read_identity()["micro_batch"] == 4
+    assert len(list((tmp_path / "runs").glob("small*"))) == 2
+
+
+def test_a_dry_run_says_all_and_does_nothing(
+    stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", {}))
+    assert main(["train", config, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for words in ("unfrozen_depth: 0", "elsewhere", "TUM", f"{2048 * 9 + 9:,} parameters learn", "checkpoint takes"):
+        assert words in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "words"),
+    [
+        ({}, ["--optim.lx", "1"], ["optim.lx", "did you mean optim.lr?"]),
+        ({}, ["--model.unfrozen_depth", "7"], ["model.unfrozen_depth", "5"]),
+        ({}, ["--loop.batch_size", "2", "--scale.workers", "3"], ["loop.batch_size", "scale.workers"]),
+        ({"data.tiles": "no/such/store"}, [], ["no/such/store", "prepare"]),
+        ({"data.external": {"x": "no/such/store"}}, [], ["no/such/store"]),
+        ({"data.class_map": {"TUM": "STR"}, "data.external": {}}, ["--data.split", "source"], ["data.split: source"]),
+        ({"model.weights": "imagenet1k_v2"}, [], ["fetch-weights imagenet1k_v2"]),
+        ({"model.weights": "no/such/file.pth"}, [], ["no/such/file.pth"]),
+        ({"model.norm": "sync"}, [], ["model.norm: sync", "GPU"]),
+        ({"scale.gpu": True}, [], ["scale.gpu", "driver"]),
+        ({"data.class_names": "no/such/names.yaml"}, [], ["no/such/names.yaml"]),
+        ({"run.name": "../escape"}, [], ["run.name"]),
+        ({}, ["optim.lr=3", "-loop.epochs", "9"], ["optim.lr", "loop.epochs"]),
+        ({}, ["--optim.lr", "inf"], ["optim.lr", "finite"]),
+        ({"run.storage": "/proc/nowhere"}, [], ["run.storage", "/proc/nowhere"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_input_gets_one_clear_message(
+    stores: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, object],
+    flags: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    config = write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", options)
+    assert main(["train", str(config), *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert all(word in said for word in words), said
+    assert not list((tmp_path / "runs").rglob("*.json")), "nothing was begun"
