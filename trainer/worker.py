@@ -105,7 +105,7 @@ def make_learner(plan: Plan, data: RunData, ranks: Ranks) -> Learner:
     if plan.norm == "sync":
         learning = nn.SyncBatchNorm.convert_sync_batchnorm(learning)  # type: ignore[no-untyped-call]
     forward = _distributed(learning, ranks)
-    optimizer = torch.optim.Adam(learning.parameters(), lr=plan.config.optim.lr)
+    optimizer = torch.optim.Adam(learning.parameters(), lr=plan.config.optim.lr, fused=True)
     learner = Learner(
         frozen,
         learning,

@@ -29,7 +29,7 @@ class Slide:
         """Stain a slide at random; the external laboratory's blue is bluer, its red more orange, its light warmer."""
         blend = rng.uniform(0.2, 0.9)
         vectors = RUIFROK + blend * (MACENKO - RUIFROK) + rng.normal(0, 0.03, (2, 3))
-        strength = rng.lognormal(0, 0.2, 2)
+        strength = rng.lognormal(0, 0.15, 2)
         light = np.clip(rng.normal(0.95, 0.01, 3), 0, 1)
         if external:
             vectors += np.array([[0.02, 0.10, -0.16], [0.10, 0.0, 0.16]])
@@ -47,9 +47,9 @@ def photograph(
     Every tile has its own section thickness, stain uptake, exposure and focus, so that a mean colour says
     little about the tissue.
     """
-    uptake = slide.strength * rng.lognormal(0, 0.25, 2) * rng.lognormal(0, 0.2)
+    uptake = slide.strength * rng.lognormal(0, 0.16, 2) * rng.lognormal(0, 0.12)
     absorbed = (uptake[:, None] * slide.vectors).astype(np.float32)
-    light = (slide.light * rng.uniform(0.82, 1.04) * rng.normal(1, 0.01, 3)).astype(np.float32)
+    light = (slide.light * rng.uniform(0.88, 1.04) * rng.normal(1, 0.01, 3)).astype(np.float32)
     density = np.stack([haematoxylin, eosin], axis=-1).astype(np.float32).clip(0) @ absorbed
     picture = light * np.exp(-math.log(10) * density)
     step = len(picture) // size
