@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import uuid
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -204,10 +205,16 @@ def _headline(plan: Plan, data: RunData) -> str:
 
 def _result(plan: Plan) -> str:
     best = read_json(plan.run.best_file)
+    predictions, run = _near(plan.run.predictions_dir), _near(plan.run.path)
     return (
-        f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f}; predictions in {plan.run.predictions_dir}\n"
-        f"next: python -m analysis report {plan.run.path} --out reports/{plan.run.name}"
+        f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f}; predictions in {predictions}\n"
+        f"next: python -m analysis report {run} --out reports/{plan.run.name}"
     )
+
+
+def _near(path: Path) -> Path:
+    """A path as a person here would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _make_directory(run: RunDir) -> None:
