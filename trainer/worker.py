@@ -6,9 +6,12 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -223,16 +226,21 @@ def predict(plan: Plan, data: RunData, learner: Learner, position: Position, ran
     best = on_first(ranks, lambda: best_good(plan.run, position.history, plan.config.loop.best_metric))
     learner.learning.load_state_dict(read(best)[0])
     for part in data.evaluated():
-        file = plan.run.predictions_file(part)
-        if on_first(ranks, lambda file=file: predicted_by(file)) == best.path.name:  # type: ignore[misc]
+        if on_first(ranks, partial(predicted_by, plan.run.predictions_file(part))) == best.path.name:
             continue
         logits = evaluate(learner, data.tiles(part), part, plan.config, ranks, hooks.report)
-        if ranks.first:
-            check_is_newest(plan, hooks.attempt)
-            if part != "val":
-                look = {"time": now(), "split": part, "checkpoint": best.path.name, "attempt": hooks.attempt}
-                append_json_line(plan.run.evaluations_file, {**look, "tiles": len(logits), "by": "training's end"})
-            write_predictions(file, data.index(part), logits, plan.classes, best.path.name)
+        on_first(ranks, partial(_write_part, plan, data, part, logits, best, hooks.attempt))
+
+
+def _write_part(
+    plan: Plan, data: RunData, part: str, logits: NDArray[np.float32], best: Checkpoint, attempt: int
+) -> None:
+    """Writes a part's predictions, and first of all that it was looked at."""
+    check_is_newest(plan, attempt)
+    if part != "val":
+        look = {"time": now(), "split": part, "checkpoint": best.path.name, "attempt": attempt}
+        append_json_line(plan.run.evaluations_file, {**look, "tiles": len(logits), "by": "training's end"})
+    write_predictions(plan.run.predictions_file(part), data.index(part), logits, plan.classes, best.path.name)
 
 
 def _where() -> Json:
