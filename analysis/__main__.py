@@ -24,11 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(runs: Sequence[Path], out: Path) -> None:
     """Writes the page, and prints its headline and where it is."""
     from analysis.collect import collect  # slow to import: not for --help
-    from analysis.report.report import headline, write_report
+    from analysis.report.report import write_report
+    from analysis.report.tables import headline
     from analysis.report.terminal import show
 
-    page = write_report(runs, out)
-    show(headline(collect(runs)), page)
+    collected = collect(runs)
+    show(headline(collected), write_report(collected, out))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,13 +10,11 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from analysis.collect import Run, collect
+from analysis.collect import Run
 from analysis.panels import ABSENT
 from analysis.report.sections import RunSection, colour_bar_uri, run_section, write_csv
 from analysis.report.tables import headline
 from trainer.errors import UsageError
-
-__all__ = ["headline", "write_report"]
 
 PICTURE_BYTES = 2_500_000
 """What all tiles and overlays of a page may take; more of them are drawn smaller."""
@@ -34,19 +32,18 @@ FORMATS = {
 """How numbers of a column are written, other than with three decimals."""
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Writes `index.html` for these run directories, and its figures (PNG) and tables (CSV) beside it.
+def write_report(runs: Sequence[Run], out: Path) -> Path:
+    """Writes `index.html` for these runs (`collect`), and its figures (PNG) and tables (CSV) beside it.
 
     Returns:
         The page.
 
     Raises:
-        UsageError: for paths that are no readable runs, runs of different classes, or an `out` that is no folder.
+        UsageError: for an `out` that is no folder.
     """
-    collected = collect(runs)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return _write(collected, out)
+        return _write(runs, out)
     except OSError as error:
         place = error.filename or out
         raise UsageError(f"{place}: cannot be written ({error.strerror}); name another --out") from None

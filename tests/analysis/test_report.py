@@ -11,7 +11,8 @@ from sklearn import metrics
 
 from analysis.__main__ import main
 from analysis.collect import collect
-from analysis.report.report import headline, shown, write_report
+from analysis.report.report import shown, write_report
+from analysis.report.tables import headline
 from tests.analysis.made_runs import (
     CLASSES,
     skewed_logits,
@@ -54,7 +55,7 @@ def as_tile_level(run: RunDir) -> None:
 
 def test_the_page_is_whole_and_stands_alone(run: RunDir, tmp_path: Path) -> None:
     write_model(run, 3)
-    page = Elements(write_report([run.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
     assert (tmp_path / "out" / "index.html").stat().st_size < 5_000_000
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     for tag, attributes in page.tags:
@@ -87,7 +88,7 @@ def test_tile_level_split_stands_at_every_number_from_it(run: RunDir, tmp_path: 
     as_tile_level(run)
     table = headline(collect([run.path]))
     assert table["split"].tolist() == ["tile-level split", "external set"]
-    page = Elements(write_report([run.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
     for heading in (
         "Training · tile-level split",
         "Scores on val · tile-level split",
@@ -102,7 +103,7 @@ def test_tables_are_written_beside_the_page_as_excel_reads_them(run: RunDir, tmp
     identity = json.loads(run.identity_file.read_text())
     identity["class_names"] = {"TUM": {"en": "Tumour", "zh": "肿瘤组织"}}
     run.identity_file.write_text(json.dumps(identity))
-    page = Elements(write_report([run.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
     assert "肿瘤组织" in page.text
     folder = tmp_path / "out" / "1-first"
     assert (folder / "classes.csv").read_bytes().startswith(b"\xef\xbb\xbf")
@@ -129,7 +130,7 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "evil", tmp_path / "store", ["val"] * 24, classes=classes, class_names=names)
     write_predictions(run.predictions_file("val"), index, skewed_logits(labels, classes, 2.0), classes)
     write_model(run, 3)
-    page = Elements(write_report([run.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
     assert "No maps" not in page.text
     assert "script" not in [tag for tag, _ in page.tags]
     assert "x" not in [attributes.get("src") for _, attributes in page.tags]
@@ -141,7 +142,7 @@ def test_without_its_store_there_are_scores_but_no_maps(run: RunDir, tmp_path: P
     write_model(run, 3)
     store = tmp_path / "store"
     store.rename(tmp_path / "elsewhere")
-    page = Elements(write_report([run.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
     assert re.search(rf"No maps: .*{store}", page.text)
     assert "Most confident right" in page.text  # of the external set, whose store is still there
 
@@ -150,7 +151,7 @@ def test_without_its_store_there_are_scores_but_no_maps(run: RunDir, tmp_path: P
 def test_a_run_in_training_shows_its_curves(run: RunDir, tmp_path: Path) -> None:
     run.predictions_file("val").unlink()
     run.predictions_file("elsewhere").unlink()
-    page = Elements(write_report([run.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
     assert "training has not finished" in page.text
     assert sum(str(attributes.get("src")).startswith("data:image/svg") for _, attributes in page.tags) == 2
 
@@ -160,7 +161,7 @@ def test_a_class_without_tiles_is_shown_with_a_dash(run: RunDir, tmp_path: Path)
     stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
     there = stored[stored["label"] != "TUM"]
     write_predictions(run.predictions_file("elsewhere"), there, np.stack(there["logits"]), CLASSES)
-    write_report([run.path], tmp_path / "out")
+    write_report(collect([run.path]), tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "1-first" / "elsewhere-classes.csv", encoding="utf-8-sig").set_index("class")
     assert table.loc["TUM", "tiles"] == 0
     assert table.loc["TUM", ["recall", "F1", "AUC"]].isna().all()
@@ -174,14 +175,14 @@ def test_hardly_any_tiles_are_no_error(run: RunDir, tmp_path: Path, tiles: int) 
     stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()[:tiles]
     logits = np.stack(stored["logits"]) if tiles else np.empty((0, 3))
     write_predictions(run.predictions_file("elsewhere"), stored, logits, CLASSES)
-    page = Elements(write_report([run.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
     assert f"Scores on elsewhere · external set · {tiles} tiles" in page.text
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_several_runs_share_a_headline(run: RunDir, tmp_path: Path) -> None:
     other = write_run(tmp_path / "runs" / "second", tmp_path / "store", ["train"] * 60)
-    page = Elements(write_report([run.path, other.path], tmp_path / "out"))
+    page = Elements(write_report(collect([run.path, other.path]), tmp_path / "out"))
     assert {"run-1", "run-2"} <= {attributes.get("id") for _, attributes in page.tags}
     assert (tmp_path / "out" / "2-second" / "loss.png").is_file()
 
@@ -189,7 +190,7 @@ def test_several_runs_share_a_headline(run: RunDir, tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder_is_refused(run: RunDir, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(UsageError, match=f"{tmp_path / 'out'}: cannot be written"):
-        write_report([run.path], tmp_path / "out")
+        write_report(collect([run.path]), tmp_path / "out")
 
 
 @pytest.mark.usefixtures("undrawn")
