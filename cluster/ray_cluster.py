@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,18 +38,25 @@ def connect(cpus: int, gpus: int) -> Iterator[None]:
     With `RAY_ADDRESS` set, to that cluster. Else to one of this process's own, with `cpus` and `gpus`: authenticated
     by a token of its own, its files in a private directory that is removed at the end, and no dashboard.
     """
-    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
-    if address := os.environ.get("RAY_ADDRESS"):
-        with _session(address=address):
-            yield
-        return
+    with _environment({key: value for key, value in ENVIRONMENT.items() if key not in os.environ}):
+        if address := os.environ.get("RAY_ADDRESS"):
+            with _session(address=address):
+                yield
+        else:
+            with _private(cpus, gpus):
+                yield
+
+
+@contextmanager
+def _private(cpus: int, gpus: int) -> Iterator[None]:
     options = {
         "num_cpus": cpus,
         "num_gpus": gpus,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
-    with _private_directory() as directory, _token(directory), _session(**options, _temp_dir=str(directory)):
+    # Ray opens its own directory to everybody, whatever the umask: so it gets one inside ours.
+    with _private_directory() as directory, _token(directory), _session(**options, _temp_dir=str(directory / "ray")):
         yield
 
 
@@ -123,14 +130,23 @@ def _token(directory: Path) -> Iterator[None]:
     file = directory / "token"
     file.touch(mode=0o600)
     file.write_text(secrets.token_hex(32))
-    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
-    before = {key: os.environ.get(key) for key in (*ours, "RAY_AUTH_TOKEN")}
-    os.environ.pop("RAY_AUTH_TOKEN", None)
-    os.environ.update(ours)
+    with _environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file), "RAY_AUTH_TOKEN": None}):
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Sets variables, for this process and those it starts, and puts them back; None takes one away."""
+    before = {key: os.environ.get(key) for key in values}
+    _set(values)
     try:
         yield
     finally:
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for key, value in values.items():
+        os.environ.pop(key, None)
+        if value is not None:
+            os.environ[key] = value

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import RunError, UsageError
+from trainer.stop import StopSignals
 
 Arguments = Sequence[str]
 
@@ -86,12 +87,15 @@ def train(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     flags = add_flags(parser)
     given, unknown = parser.parse_known_args(arguments)
     config = merge(given.config, flags, given, unknown)
-    from trainer import launch
-
     if given.dry_run:
-        print(launch.describe(config))
+        from trainer.launch import describe
+
+        print(describe(config))
         return 0
-    return launch.train(config, fresh=given.fresh, debug=given.debug)
+    with StopSignals() as stop:  # before the slow import
+        from trainer.launch import train as run
+
+        return run(config, stop, fresh=given.fresh, debug=given.debug)
 
 
 def demo(parser: argparse.ArgumentParser, arguments: Arguments) -> int:

@@ -10,7 +10,7 @@ import argparse
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -318,13 +318,10 @@ def _override(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 
 def _unknown_key(key: str, where: str) -> str:
-    known = [f"{name}.{option}" for name, field in Config.model_fields.items() for option in _options(field.annotation)]
+    sections = {name: cast(type[Section], field.annotation) for name, field in Config.model_fields.items()}
+    known = [f"{name}.{option}" for name, section in sections.items() for option in section.model_fields]
     near = difflib.get_close_matches(key, [*known, *Config.model_fields], n=1, cutoff=0.4)
     return f"{where}: {key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _options(section: Any) -> list[str]:
-    return list(section.model_fields)
 
 
 def _problems(error: ValidationError, file: str, on_command_line: Mapping[str, Any]) -> list[str]:

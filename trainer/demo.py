@@ -8,6 +8,7 @@ from trainer.config import load_config
 from trainer.launch import train
 from trainer.progress import track
 from trainer.rundir import RunDir
+from trainer.stop import StopSignals
 from trainer.tiles.pack import PackOptions
 from trainer.tiles.prepare import prepare
 from trainer.tiles.synthetic import write_source
@@ -30,7 +31,8 @@ def run_demo() -> tuple[int, RunDir]:
     for name, store, tiles, slides, external in sets:
         prepare(_drawn(FOLDER / "source" / name, tiles, slides, external), store, PackOptions(mpp=MPP))
     assert config.run.name is not None, "configs/demo.yaml names its run"
-    return train(config), RunDir(config.run.storage / config.run.name)
+    with StopSignals() as stop:
+        return train(config, stop), RunDir(config.run.storage / config.run.name)
 
 
 def _drawn(folder: Path, tiles: int, slides: int, external: bool) -> Path:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import signal
 import threading
 import time
 import uuid
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -26,19 +24,18 @@ from trainer.progress import say
 from trainer.ranks import Ranks
 from trainer.remote import Board, on_worker
 from trainer.rundir import Json, RunDir, read_json
+from trainer.stop import StopSignals
 from trainer.worker import Outcome, work
 
 DONE, FAILED, STOPPED = 0, 1, 75
 MAX_FAILURES = 3
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 POLL_S = 0.2
 
 
-def train(config: Config, *, fresh: bool = False, debug: bool = False) -> int:
+def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool = False) -> int:
     """Trains a run to its end, or on from where it was; returns the exit code.
 
-    0: done (also where it was done already). 1: failed. 75: stopped on request with a good checkpoint; the same
-    command goes on.
+    0: done (also where it was done already). 1: failed. 75: stopped on request; the same command goes on.
 
     Raises:
         UsageError: where the configuration does not fit the data, the machine, or the run of this name.
@@ -56,7 +53,7 @@ def train(config: Config, *, fresh: bool = False, debug: bool = False) -> int:
             say(f"run {plan.run.name} is finished: nothing to do\n{_result(plan)}", console)
             return DONE
         say(_headline(plan, data), console)
-        with StopSignals() as stop, Display(console, live=not debug) as display:
+        with Display(console, live=not debug) as display:
             outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
     return _conclude(plan, outcome, console)
 
@@ -78,33 +75,6 @@ def describe(config: Config) -> str:
     )
 
 
-class StopSignals:
-    """INT, TERM and USR1 ask the run to end at the next step; a second INT ends it at once."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def asked(self) -> bool:
-        """Whether a stop was asked for."""
-        return self._asked.is_set()
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        if self._asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked.set()
-
-
 def _alone(config: Config) -> ScaleSection:
     """One worker with all cores: what a debugger can follow."""
     return config.scale.model_copy(update={"workers": 1, "cpus_per_worker": cores()})
@@ -121,6 +91,8 @@ def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
 def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
     gpus = plan.workers * plan.config.scale.gpus_per_worker if plan.gpu else 0
     with connect(cpus=plan.workers * plan.threads, gpus=gpus):
+        if stop.asked():
+            return Outcome("stopped", "before its first step")
         import ray
 
         board = ray.remote(num_cpus=0)(Board).remote()
@@ -185,7 +157,7 @@ def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:
     if outcome.status == "failed":
         raise RunError(outcome.message)
     if outcome.status == "stopped":
-        say(f"stopped {outcome.message}, with a good checkpoint: the same command goes on from there", console)
+        say(f"stopped {outcome.message}: the same command goes on from there", console)
         return STOPPED
     say(_result(plan), console)
     return DONE

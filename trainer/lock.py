@@ -18,6 +18,7 @@ from trainer.rundir import Json, RunDir, json_bytes, now, read_json, write_json
 
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
+SETTLE_S = 0.5
 HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "since", "beats"}
 
 
@@ -41,8 +42,12 @@ class RunLock:
         }
 
     def __enter__(self) -> RunLock:
+        taken_over = False
         while not create_exclusive(self.run.lock_file, json_bytes({**self._me, "beats": 0})):
             self._refuse_or_remove()
+            taken_over = True
+        if taken_over:
+            self._settle()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         with _signals_blocked():
             self._beating.start()
@@ -55,6 +60,12 @@ class RunLock:
         self._beating.join()
         if self._is_mine():
             self.run.lock_file.unlink(missing_ok=True)
+
+    def _settle(self) -> None:
+        """Of two that found the same dead lock, the slower one has removed the quicker one's; that one ends here."""
+        time.sleep(SETTLE_S)
+        if not self._is_mine():
+            raise RunError(f"run {self.run.name} was started twice in the same moment, and the other start has it")
 
     def _beat(self) -> None:
         beats = 0

@@ -32,6 +32,7 @@ PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn", "p
 CPU_WORKERS = 2
 CPU_MICRO_BATCH = 32
 GPU_MICRO_BATCH = 256
+TRUNK_STRIDE = 32  # px of input to a cell of layer4's map
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ def make_plan(config: Config, *, fresh: bool = False) -> tuple[Plan, RunData, Ba
     data = open_data(config)
     gpu = _use_gpu(config)
     workers = _workers(config, gpu)
-    _check_batches(config, int((data.splits == "train").sum()), workers)
     norm = resolve_norm(config.model.norm, config.model.weights)
     if norm == "sync" and not gpu:
         raise UsageError("model.norm: sync needs GPUs; choose frozen or local")
@@ -101,6 +101,7 @@ def make_plan(config: Config, *, fresh: bool = False) -> tuple[Plan, RunData, Ba
         precision,
         micro_batch,
     )
+    _check_batches(plan, int((data.splits == "train").sum()))
     return plan, data, base
 
 
@@ -204,14 +205,27 @@ def _kept(begun: Json, option: str, asked: object) -> Any:
     return known
 
 
-def _check_batches(config: Config, tiles: int, workers: int) -> None:
-    bounds = batch_bounds(tiles, config.loop.batch_size)
-    smallest = min(end - start for start, end in bounds)
-    if smallest < workers:
+def _check_batches(plan: Plan, tiles: int) -> None:
+    batch_size = plan.config.loop.batch_size
+    batches = [end - start for start, end in batch_bounds(tiles, batch_size)]
+    if (smallest := min(batches)) < plan.workers:
         raise UsageError(
-            f"loop.batch_size: {config.loop.batch_size} makes batches of {smallest} from {tiles} training tiles, fewer "
-            f"than the {workers} workers; raise loop.batch_size or lower scale.workers"
+            f"loop.batch_size: {batch_size} makes batches of {smallest} from {tiles} training tiles, fewer than the "
+            f"{plan.workers} workers; raise loop.batch_size or lower scale.workers"
         )
+    learns_norm = plan.norm == "local" and plan.config.model.unfrozen_depth > 0
+    one_cell = plan.config.augment.input_size <= TRUNK_STRIDE
+    if learns_norm and one_cell and min(_smallest_part(batch, plan) for batch in batches) < 2:
+        raise UsageError(
+            f"loop.batch_size: {batch_size} gives a worker single tiles of {plan.config.augment.input_size} px, from "
+            "which BatchNorm cannot learn; raise loop.batch_size or augment.input_size, or set model.norm: frozen"
+        )
+
+
+def _smallest_part(batch: int, plan: Plan) -> int:
+    """Fewest tiles that a worker takes through the network at once."""
+    parts = math.ceil(math.ceil(batch / plan.workers) / plan.micro_batch)
+    return batch // plan.workers // parts
 
 
 def _check_identity(plan: Plan) -> None:

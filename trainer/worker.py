@@ -43,7 +43,7 @@ WARM_UP_PASSES = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a worker ended: done, stopped (with a good checkpoint) or failed, and what there is to say."""
+    """How a worker ended: done, stopped or failed, and what there is to say."""
 
     status: str
     message: str = ""
@@ -72,7 +72,7 @@ def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
         fit(learner, data.tiles("train"), data.tiles("val"), plan.config, position, ranks, hooks)
         predict(plan, data, learner, position, ranks, hooks)
     except StopRequestedError:
-        return Outcome("stopped", f"at step {position.step}")
+        return Outcome("stopped", f"at step {position.step}, with a good checkpoint")
     except DivergedError as error:
         return Outcome("failed", _diverged(plan, position, error))
     except (UsageError, RunError) as error:

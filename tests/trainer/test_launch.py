@@ -59,6 +59,17 @@ def wait_for_step(run: RunDir, attempt: int, step: int) -> None:
         time.sleep(0.1)
 
 
+def wait_until_caught(pid: int, number: signal.Signals) -> None:
+    """Until a process has a handler for a signal."""
+    deadline = time.monotonic() + 60
+    caught = 0
+    while not caught >> (number - 1) & 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        caught = int(status["SigCgt"], 16)
+
+
 def weights(run: RunDir) -> str:
     newest = listed(run)[0]
     assert newest.step == STEPS
@@ -136,6 +147,19 @@ def test_every_stop_signal_stops_a_run(stores: tuple[Path, Path], tmp_path: Path
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handlers are put back"
 
 
+@pytest.mark.usefixtures("nothing_is_left")
+def test_a_stop_before_the_first_step_is_a_stop(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """While everything is still being loaded: a batch system must not take it for a failure."""
+    config = write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", {})
+    command = Command(config)
+    wait_until_caught(command.process.pid, signal.SIGTERM)
+    command.process.terminate()
+    code, output = command.end()
+    assert code == 75
+    assert "before its first step" in output
+    assert not (tmp_path / "runs" / "small" / "lock.json").exists()
+
+
 def test_fresh_moves_the_old_run_aside(
     stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +192,11 @@ def test_a_dry_run_says_all_and_does_nothing(
         ({}, ["--optim.lx", "1"], ["optim.lx", "did you mean optim.lr?"]),
         ({}, ["--model.unfrozen_depth", "7"], ["model.unfrozen_depth", "5"]),
         ({}, ["--loop.batch_size", "2", "--scale.workers", "3"], ["loop.batch_size", "scale.workers"]),
+        (
+            {"augment.input_size": 32, "model.unfrozen_depth": 1, "model.norm": "local"},
+            ["--loop.batch_size", "2", "--scale.workers", "2"],
+            ["loop.batch_size", "BatchNorm"],
+        ),
         ({"data.tiles": "no/such/store"}, [], ["no/such/store", "prepare"]),
         ({"data.external": {"x": "no/such/store"}}, [], ["no/such/store"]),
         ({"data.class_map": {"TUM": "STR"}, "data.external": {}}, ["--data.split", "source"], ["data.split: source"]),

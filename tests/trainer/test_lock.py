@@ -91,3 +91,19 @@ def test_a_holder_that_lost_its_run_leaves_the_new_ones_lock_alone(
         time.sleep(0.3)
         assert json.loads(run.lock_file.read_text())["beats"] == 7
     assert json.loads(run.lock_file.read_text())["host"] == "elsewhere"
+
+
+def test_of_two_that_take_over_one_dead_lock_one_ends(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one removes and replaces the lock just after we have taken it."""
+    with RunLock(run):
+        edit(run, process_started="1")
+        dead = run.lock_file.read_text()
+
+    def replaced(_: float) -> None:
+        edit(run, pid=1)
+
+    run.lock_file.write_text(dead)
+    monkeypatch.setattr(lock.time, "sleep", replaced)
+    with pytest.raises(RunError, match="twice in the same moment"), RunLock(run):
+        pass
+    assert json.loads(run.lock_file.read_text())["pid"] == 1, "it is the other's, and stays"
