@@ -142,9 +142,10 @@ def test_every_stop_signal_stops_a_run(stores: tuple[Path, Path], tmp_path: Path
         wait_for_step(run, attempt=1, step=1)
         os.kill(os.getpid(), number)
 
+    before = signal.getsignal(number)
     threading.Thread(target=interrupt, daemon=True).start()
     assert main(["train", str(config), "--debug", "--loop.epochs", "200"]) == 75
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handlers are put back"
+    assert signal.getsignal(number) is before, "the handler is put back"
 
 
 @pytest.mark.usefixtures("nothing_is_left")
