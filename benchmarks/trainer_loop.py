@@ -19,6 +19,7 @@ from trainer.loop import Hooks, Position, train_epoch
 from trainer.plan import Plan, make_plan, write_run
 from trainer.ranks import Ranks
 from trainer.rundir import Json
+from trainer.scale import this_machine
 from trainer.tiles.loader import TileSet
 from trainer.worker import make_learner
 
@@ -47,13 +48,13 @@ def begin(store: Path, depth: int, workers: int, norm: str, precision: str, stor
             "scale": {"workers": workers, "gpu": False},
         }
     )
-    plan, data, base = make_plan(config)
+    plan, data, base = make_plan(config, this_machine())
     write_run(plan, data, base)
     return plan
 
 
 def _rank(rank: int, plan: Plan, folder: str, steps: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=plan.workers)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=plan.scale.workers)
     ranks = Ranks.of_process_group(torch.device("cpu"), plan.config.scale.timeout_s)
     rate = _rate(plan, ranks, steps)
     if ranks.first:
@@ -63,7 +64,7 @@ def _rank(rank: int, plan: Plan, folder: str, steps: int) -> None:
 
 def _rate(plan: Plan, ranks: Ranks, steps: int) -> float:
     """Tiles a second of all ranks; 0 on all but the first, which alone hears of each step."""
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(plan.scale.threads)
     data = open_data(plan.config, plan.run.split_file)
     learner = make_learner(plan, data, ranks)
     ended: list[float] = []

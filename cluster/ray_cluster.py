@@ -1,18 +1,20 @@
-"""Joins a Ray cluster, or starts a private one on this machine that ends with the program."""
+"""Ray, as this project runs it: the command lines of its nodes, and a program's way into a cluster."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cluster.allocation import Allocation
+from cluster.private import environment, private_directory
 
 # For Ray's processes, which inherit this one's environment; none of these replaces what is set already.
 ENVIRONMENT = {
@@ -26,25 +28,92 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
     "MALLOC_TRIM_THRESHOLD_": str(1024**3),
 }
-HELD = "held"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: tiles are read from the mapped store
 
 
-@contextmanager
-def connect(cpus: int, gpus: int) -> Iterator[None]:
-    """Connects this process to Ray for as long as the context lasts.
+def ray_environment() -> dict[str, str]:
+    """The variables above that are not set already."""
+    return {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
 
-    With `RAY_ADDRESS` set, to that cluster. Else to one of this process's own, with `cpus` and `gpus`: authenticated
-    by a token of its own, its files in a private directory that is removed at the end, and no dashboard.
-    """
-    with _environment({key: value for key, value in ENVIRONMENT.items() if key not in os.environ}):
+
+def authentication(token_file: Path) -> dict[str, str | None]:
+    """Variables that turn Ray's token authentication on, with the token in this file and no other."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file), "RAY_AUTH_TOKEN": None}
+
+
+def head_argv(allocation: Allocation, address: str, directory: Path, client_port: int) -> list[str]:
+    """The command that starts Ray's head and this node of it, and stays while they run."""
+    # Every port is a free one, so that several jobs can share a node; 0 asks for that, but not for the client's.
+    head = ["--head", "--port=0", "--include-dashboard=false", f"--ray-client-server-port={client_port}"]
+    return [*_ray_start(), *head, *_node_flags(allocation, address, directory)]
+
+
+def node_argv(allocation: Allocation, head: str, address: str, directory: Path) -> list[str]:
+    """The command that joins this node to the head at `head` (host:port), and stays while it runs."""
+    return [*_ray_start(), f"--address={head}", *_node_flags(allocation, address, directory)]
+
+
+def _ray_start() -> list[str]:
+    return [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false"]
+
+
+def _node_flags(allocation: Allocation, address: str, directory: Path) -> list[str]:
+    memory = [] if allocation.memory is None else [f"--memory={allocation.memory}"]
+    return [
+        f"--node-ip-address={address}",
+        f"--node-name={allocation.node}",
+        f"--num-cpus={allocation.cpus}",
+        f"--num-gpus={allocation.gpus}",
+        *memory,
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        f"--temp-dir={directory}",
+        "--disable-usage-stats",
+    ]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the nodes of a cluster have: `cores` of the smallest, `gpus` of all together."""
+
+    nodes: int
+    cores: int
+    gpus: int
+
+
+@contextmanager
+def join() -> Iterator[Resources | None]:
+    """Joins the cluster that `RAY_ADDRESS` names for as long as the context lasts; None where it names none."""
+    with environment(ray_environment()):
         if address := os.environ.get("RAY_ADDRESS"):
             with _session(address=address):
-                yield
+                yield _resources()
         else:
-            with _private(cpus, gpus):
-                yield
+            yield None
+
+
+@contextmanager
+def connect(cpus: int, gpus: int) -> Iterator[None]:
+    """Connects this process to Ray: to the cluster that it has joined, else to one of its own with these resources.
+
+    That one is authenticated by a token of its own, has its files in a private directory and no dashboard, and ends
+    with the context.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        yield
+        return
+    with environment(ray_environment()), _private(cpus, gpus):
+        yield
+
+
+def _resources() -> Resources:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = [int(node["CPU"]) for node in nodes if "CPU" in node]  # a head may be there for others to work
+    return Resources(len(cores), min(cores), sum(int(node.get("GPU", 0)) for node in nodes))
 
 
 @contextmanager
@@ -56,7 +125,17 @@ def _private(cpus: int, gpus: int) -> Iterator[None]:
         "object_store_memory": OBJECT_STORE_BYTES,
     }
     # Ray opens its own directory to everybody, whatever the umask: so it gets one inside ours.
-    with _private_directory() as directory, _token(directory), _session(**options, _temp_dir=str(directory / "ray")):
+    with private_directory() as directory, _token(directory), _session(**options, _temp_dir=str(directory / "ray")):
+        yield
+
+
+@contextmanager
+def _token(directory: Path) -> Iterator[None]:
+    """Ray's token authentication, on, with a token that only this process and its children can read."""
+    file = directory / "token"
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(32))
+    with environment(authentication(file)):
         yield
 
 
@@ -87,66 +166,3 @@ def _stop_signals_kept() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _private_directory() -> Iterator[Path]:
-    """A directory that only this user can enter, in which all that is created is this user's alone.
-
-    Its name is short, because the path of a unix socket in it must stay under 107 bytes.
-    """
-    _remove_abandoned()
-    umask = os.umask(0o077)
-    directory = Path(tempfile.mkdtemp(prefix="tg-", dir="/tmp"))
-    try:
-        with _held(directory):
-            yield directory
-    finally:
-        os.umask(umask)
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """Marks a directory as in use, by a lock that the system drops with this process."""
-    with (directory / HELD).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-
-
-def _remove_abandoned() -> None:
-    """Removes what this user's programs left behind when they were killed."""
-    for directory in Path("/tmp").glob("tg-*"):
-        # Not ours, not abandoned, or gone just now: left alone.
-        with suppress(OSError), (directory / HELD).open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if directory.lstat().st_uid == os.getuid():
-                shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def _token(directory: Path) -> Iterator[None]:
-    """Ray's token authentication, on, with a token that only this process and its children can read."""
-    file = directory / "token"
-    file.touch(mode=0o600)
-    file.write_text(secrets.token_hex(32))
-    with _environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file), "RAY_AUTH_TOKEN": None}):
-        yield
-
-
-@contextmanager
-def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Sets variables, for this process and those it starts, and puts them back; None takes one away."""
-    before = {key: os.environ.get(key) for key in values}
-    _set(values)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: Mapping[str, str | None]) -> None:
-    for key, value in values.items():
-        os.environ.pop(key, None)
-        if value is not None:
-            os.environ[key] = value

@@ -39,7 +39,7 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
 
 def train_killed_at(plan: Plan, step: int | None) -> Outcome | None:
     """Trains with all of a plan's workers; at `step` every process is killed by SIGKILL, and the answer is None."""
-    answers = on_ranks(plan.workers, _work, plan, step)
+    answers = on_ranks(plan.scale.workers, _work, plan, step)
     return None if answers is None else answers[0]
 
 

@@ -35,6 +35,14 @@ def _weights(name: str) -> str:
     return name if name in (*HUB_WEIGHTS, "random") else str(_absolute(Path(name)))
 
 
+def _elastic(text: str) -> str:
+    least, most = (int(part) for part in text.split(":"))
+    if not 1 <= least <= most:
+        raise ValueError(f"{text}: must be MIN:MAX with 1 <= MIN <= MAX")
+    return text
+
+
+Elastic = Annotated[str, Field(pattern=r"^\d{1,5}:\d{1,5}$"), AfterValidator(_elastic)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -183,8 +191,10 @@ class LoopSection(Section):
 class ScaleSection(Section):
     """On how many workers it runs; free to change when a run is resumed."""
 
-    workers: Literal["auto"] | PositiveInt = "auto"
-    """Processes that train together. auto: one for each GPU, else 2 on the CPU."""
+    workers: Literal["auto"] | PositiveInt | Elastic = "auto"
+    """Processes that train together. auto: one for each GPU of the machine or cluster, else 2 on the CPU (one for each
+    node, where there are more). MIN:MAX (in YAML: "2:8", quoted): goes on with those that are left after a loss, and
+    takes new ones in."""
     gpu: Literal["auto"] | bool = "auto"
     """auto: GPUs where there are any. true: an error where there are none."""
     cpus_per_worker: Literal["auto"] | PositiveInt = "auto"

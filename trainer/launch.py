@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from cluster.ray_cluster import connect
-from trainer.config import Config, ScaleSection, dump
+from cluster.ray_cluster import Resources, connect, join
+from trainer.config import Config, dump
 from trainer.data import RunData
 from trainer.display import Display
 from trainer.errors import RunError, UsageError
 from trainer.lock import RunLock
-from trainer.plan import Plan, cores, is_finished, make_plan, trainable, write_run
+from trainer.plan import Plan, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
 from trainer.ranks import Ranks
 from trainer.remote import Board, on_worker
 from trainer.rundir import Json, RunDir, read_json
+from trainer.scale import Machine, this_machine
 from trainer.stop import StopSignals
 from trainer.worker import Outcome, work
 
@@ -41,26 +42,16 @@ def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool
         UsageError: where the configuration does not fit the data, the machine, or the run of this name.
         RunError: where the run is being trained by another process, or its files are damaged.
     """
-    console = Console()
-    config = config.model_copy(update={"scale": _alone(config)}) if debug else config
-    plan, data, base = make_plan(config, fresh=fresh)
-    if fresh:
-        _move_aside(plan.run, console)
-    _make_directory(plan.run)
-    with RunLock(plan.run):
-        write_run(plan, data, base)
-        if is_finished(plan, data):
-            say(f"run {plan.run.name} is finished: nothing to do\n{_result(plan)}", console)
-            return DONE
-        say(_headline(plan, data), console)
-        with Display(console, live=not debug) as display:
-            outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
-    return _conclude(plan, outcome, console)
+    if debug:
+        return _train(_alone(config), this_machine(), stop, fresh=fresh, debug=True)
+    with join() as cluster:
+        return _train(config, _machine(cluster), stop, fresh=fresh, debug=False)
 
 
 def describe(config: Config) -> str:
     """What `train` would do: the resolved configuration, the split by class, what learns, what a checkpoint takes."""
-    plan, data, _ = make_plan(config)
+    with join() as cluster:
+        plan, data, _ = make_plan(config, _machine(cluster))
     parameters, size = trainable(plan)
     counts = data.counts()
     counts.loc["all"] = counts.sum()
@@ -75,9 +66,32 @@ def describe(config: Config) -> str:
     )
 
 
-def _alone(config: Config) -> ScaleSection:
-    """One worker with all cores: what a debugger can follow."""
-    return config.scale.model_copy(update={"workers": 1, "cpus_per_worker": cores()})
+def _alone(config: Config) -> Config:
+    """One worker with all cores of this machine: what a debugger can follow."""
+    scale = config.scale.model_copy(update={"workers": 1, "cpus_per_worker": "auto"})
+    return config.model_copy(update={"scale": scale})
+
+
+def _machine(cluster: Resources | None) -> Machine:
+    """What the run can have: the cluster that was joined, else this machine."""
+    return Machine(cluster.nodes, cluster.cores, cluster.gpus, cluster=True) if cluster else this_machine()
+
+
+def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, debug: bool) -> int:
+    console = Console()
+    plan, data, base = make_plan(config, machine, fresh=fresh)
+    if fresh:
+        _move_aside(plan.run, console)
+    _make_directory(plan.run)
+    with RunLock(plan.run):
+        write_run(plan, data, base)
+        if is_finished(plan, data):
+            say(f"run {plan.run.name} is finished: nothing to do\n{_result(plan)}", console)
+            return DONE
+        say(_headline(plan, data), console)
+        with Display(console, live=not debug) as display:
+            outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
+    return _conclude(plan, outcome, console)
 
 
 def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
@@ -85,17 +99,20 @@ def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
         display.show(message)
         return stop.asked()
 
-    return work(plan, Ranks(device=torch.device("cuda" if plan.gpu else "cpu")), report)
+    return work(plan, Ranks(device=torch.device("cuda" if plan.scale.gpu else "cpu")), report)
 
 
 def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
-    gpus = plan.workers * plan.config.scale.gpus_per_worker if plan.gpu else 0
-    with connect(cpus=plan.workers * plan.threads, gpus=gpus):
+    scale = plan.scale
+    with connect(cpus=scale.workers * scale.threads, gpus=scale.workers * scale.gpus_per_worker if scale.gpu else 0):
         if stop.asked():
             return Outcome("stopped", "before its first step")
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        board = ray.remote(num_cpus=0)(Board).remote()
+        # On the driver's own node, so that no other's loss takes it away.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
         ended: list[Outcome] = []
         # Ray Train takes INT over when it runs on the main thread, so it gets another.
         fit = threading.Thread(target=lambda: ended.append(_outcome(plan, board)), name="ray-train", daemon=True)
@@ -133,13 +150,17 @@ def _fit(plan: Plan, board: Any) -> Outcome:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    scale = plan.config.scale
-    resources = {"CPU": plan.threads, **({"GPU": scale.gpus_per_worker} if plan.gpu else {})}
+    scale, timeout_s = plan.scale, plan.config.scale.timeout_s
     trainer = TorchTrainer(
         on_worker,
         train_loop_config={"plan": pickle.dumps(plan), "board": board},
-        torch_config=TorchConfig(backend="nccl" if plan.gpu else "gloo", timeout_s=scale.timeout_s),
-        scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(backend="nccl" if scale.gpu else "gloo", timeout_s=timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=scale.workers if scale.least == scale.workers else (scale.least, scale.workers),
+            use_gpu=scale.gpu,
+            resources_per_worker={"CPU": scale.threads, **({"GPU": scale.gpus_per_worker} if scale.gpu else {})},
+            placement_strategy="PACK" if scale.gpu else "SPREAD",
+        ),
         # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
         run_config=RunConfig(
             name=uuid.uuid4().hex,
@@ -166,12 +187,10 @@ def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:
 def _headline(plan: Plan, data: RunData) -> str:
     counts = data.counts().sum()
     parts = ", ".join(f"{tiles:,} {part}" for part, tiles in counts.items())
-    each = f"{'GPU' if plan.gpu else 'CPU'} worker{'s' if plan.workers > 1 else ''}"
     optimistic = " (tile-level split: optimistic)" if plan.config.data.split == "random" else ""
     return (
         f"run {plan.run.name}: {parts} tiles, {len(plan.classes)} classes{optimistic}; depth "
-        f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.workers} "
-        f"{each} of {plan.threads} thread{'s' if plan.threads > 1 else ''} each"
+        f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.scale}"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import subprocess
@@ -25,11 +24,11 @@ from trainer.errors import UsageError
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
 from trainer.rundir import Json, RunDir, now, read_json, write_json
+from trainer.scale import Machine, Scale, resolve
 from trainer.tiles.order import batch_bounds
 from trainer.weights import Base, load_base
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
-CPU_WORKERS = 2
 CPU_MICRO_BATCH = 32
 GPU_MICRO_BATCH = 256
 TRUNK_STRIDE = 32  # px of input to a cell of layer4's map
@@ -45,9 +44,7 @@ class Plan:
     class_names: Json
     fingerprints: dict[str, str]
     base_sha256: str
-    workers: int
-    gpu: bool
-    threads: int
+    scale: Scale
     norm: str
     precision: str
     micro_batch: int
@@ -64,8 +61,8 @@ class Plan:
         return _digest(self.identity)
 
 
-def make_plan(config: Config, *, fresh: bool = False) -> tuple[Plan, RunData, Base]:
-    """Resolves what is `auto`, opens the data and the starting weights, and checks that it all fits.
+def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple[Plan, RunData, Base]:
+    """Resolves what is `auto` for this machine, opens the data and the starting weights, and checks that it all fits.
 
     What a run that has begun resolved is kept, unless it is to start over (`fresh`).
 
@@ -74,10 +71,9 @@ def make_plan(config: Config, *, fresh: bool = False) -> tuple[Plan, RunData, Ba
     """
     base = load_base(config.model.weights, config.run.seed)
     data = open_data(config)
-    gpu = _use_gpu(config)
-    workers = _workers(config, gpu)
+    scale = resolve(config.scale, machine)
     norm = resolve_norm(config.model.norm, config.model.weights)
-    if norm == "sync" and not gpu:
+    if norm == "sync" and not scale.gpu:
         raise UsageError("model.norm: sync needs GPUs; choose frozen or local")
     drawn = _digest({**data.fingerprints(), **identity(config), "model.weights": base.sha256})
     stem = re.sub("[^A-Za-z0-9._-]", "-", data.store.path.name)[:60].lstrip("._-") or "run"
@@ -85,8 +81,8 @@ def make_plan(config: Config, *, fresh: bool = False) -> tuple[Plan, RunData, Ba
     run = RunDir(config.run.storage / name)
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     begun = run.read_identity() if run.identity_file.exists() and not fresh else {}
-    precision = _kept(begun, "precision", config.loop.precision) or _precision(config, gpu)
-    micro_batch = _kept(begun, "micro_batch", config.loop.micro_batch) or _micro_batch(config, gpu, workers)
+    precision = _kept(begun, "precision", config.loop.precision) or _precision(config, scale.gpu)
+    micro_batch = _kept(begun, "micro_batch", config.loop.micro_batch) or _micro_batch(config, scale)
     plan = Plan(
         resolved,
         run,
@@ -94,9 +90,7 @@ def make_plan(config: Config, *, fresh: bool = False) -> tuple[Plan, RunData, Ba
         _class_names(config.data.class_names),
         data.fingerprints(),
         base.sha256,
-        workers,
-        gpu,
-        _threads(config, workers),
+        scale,
         norm,
         precision,
         micro_batch,
@@ -137,40 +131,6 @@ def trainable(plan: Plan) -> tuple[int, int]:
     return parameters, 4 * (3 * parameters + buffers)
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _use_gpu(config: Config) -> bool:
-    there = torch.cuda.is_available()
-    if config.scale.gpu is True and not there:
-        raise UsageError(
-            f"scale.gpu: true, and torch {torch.__version__} (CUDA {torch.version.cuda}) sees no GPU; check the driver "
-            "with nvidia-smi, or set scale.gpu: auto"
-        )
-    return there if config.scale.gpu == "auto" else config.scale.gpu
-
-
-def _workers(config: Config, gpu: bool) -> int:
-    asked, each = config.scale.workers, config.scale.gpus_per_worker
-    if not gpu:
-        return CPU_WORKERS if asked == "auto" else asked
-    there = torch.cuda.device_count()
-    workers = max(1, there // each) if asked == "auto" else asked
-    if workers * each > there and not os.environ.get("RAY_ADDRESS"):
-        raise UsageError(
-            f"scale.workers: {workers} workers of {each} GPU{'s' * (each > 1)} need {workers * each}, and {there} "
-            "are here; lower scale.workers or scale.gpus_per_worker"
-        )
-    return workers
-
-
-def _threads(config: Config, workers: int) -> int:
-    asked = config.scale.cpus_per_worker
-    return max(1, cores() // workers) if asked == "auto" else asked
-
-
 def _precision(config: Config, gpu: bool) -> str:
     if config.loop.precision != "auto":
         return config.loop.precision
@@ -183,11 +143,11 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _micro_batch(config: Config, gpu: bool, workers: int) -> int:
+def _micro_batch(config: Config, scale: Scale) -> int:
     if config.loop.micro_batch != "auto":
         return config.loop.micro_batch
-    share = math.ceil(config.loop.batch_size / workers)
-    return max(2, min(share, GPU_MICRO_BATCH if gpu else CPU_MICRO_BATCH))
+    share = math.ceil(config.loop.batch_size / scale.workers)
+    return max(2, min(share, GPU_MICRO_BATCH if scale.gpu else CPU_MICRO_BATCH))
 
 
 def _kept(begun: Json, option: str, asked: object) -> Any:
@@ -208,10 +168,10 @@ def _kept(begun: Json, option: str, asked: object) -> Any:
 def _check_batches(plan: Plan, tiles: int) -> None:
     batch_size = plan.config.loop.batch_size
     batches = [end - start for start, end in batch_bounds(tiles, batch_size)]
-    if (smallest := min(batches)) < plan.workers:
+    if (smallest := min(batches)) < plan.scale.workers:
         raise UsageError(
             f"loop.batch_size: {batch_size} makes batches of {smallest} from {tiles} training tiles, fewer than the "
-            f"{plan.workers} workers; raise loop.batch_size or lower scale.workers"
+            f"{plan.scale.workers} workers; raise loop.batch_size or lower scale.workers"
         )
     learns_norm = plan.norm == "local" and plan.config.model.unfrozen_depth > 0
     one_cell = plan.config.augment.input_size <= TRUNK_STRIDE
@@ -224,8 +184,8 @@ def _check_batches(plan: Plan, tiles: int) -> None:
 
 def _smallest_part(batch: int, plan: Plan) -> int:
     """Fewest tiles that a worker takes through the network at once."""
-    parts = math.ceil(math.ceil(batch / plan.workers) / plan.micro_batch)
-    return batch // plan.workers // parts
+    parts = math.ceil(math.ceil(batch / plan.scale.workers) / plan.micro_batch)
+    return batch // plan.scale.workers // parts
 
 
 def _check_identity(plan: Plan) -> None:

@@ -34,6 +34,7 @@ from trainer.plan import Plan
 from trainer.predict import predicted_by, write_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import Json, append_json_line, now
+from trainer.scale import unseen_gpus
 from trainer.tiles.order import batch_bounds
 
 T = TypeVar("T")
@@ -59,13 +60,15 @@ class Start:
 
 def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
     """Trains from wherever the run is to its end, and writes the predictions of its best checkpoint."""
-    torch.set_num_threads(plan.threads)
+    if plan.scale.gpu and ranks.device.type != "cuda":
+        return Outcome("failed", f"{socket.gethostname()}: {unseen_gpus()}")
+    torch.set_num_threads(plan.scale.threads)
     torch.backends.cudnn.allow_tf32 = plan.precision != "fp32"
     position = Position()
     try:
         data = open_data(plan.config, plan.run.split_file)
         learner = make_learner(plan, data, ranks)
-        start = on_first(ranks, lambda: claim(plan, report))
+        start = on_first(ranks, lambda: claim(plan, ranks, report))
         position = resume(learner, start)
         hooks = make_hooks(plan, learner, start.attempt, ranks, report)
         on_first(ranks, lambda: write_history(plan.run, position.history, plan.config.loop.best_metric))
@@ -165,14 +168,14 @@ def settle(learner: Learner, plan: Plan, ranks: Ranks) -> None:
     learner.learning.load_state_dict(before)
 
 
-def claim(plan: Plan, report: Report) -> Start:
+def claim(plan: Plan, ranks: Ranks, report: Report) -> Start:
     """Finds where the run goes on and claims the next attempt, so that no earlier one can go on beside it."""
     while True:
         # Numbered before the search: whoever claims this number meanwhile has searched as well as we have.
         attempt = plan.run.newest_attempt() + 1
         checkpoint, said = resume_point(plan.run)
         step = checkpoint.step if checkpoint else 0
-        record = {"resumed_step": step, "workers": plan.workers, "started": now(), "said": said, **_where()}
+        record = {"resumed_step": step, "workers": ranks.world_size, "started": now(), "said": said, **_where()}
         if plan.run.claim_attempt(attempt, record):
             begins = f"goes on from {checkpoint.path.name}" if checkpoint else "begins"
             report({"phase": "start", "lines": [*said, f"attempt {attempt} {begins}"]})
@@ -202,10 +205,10 @@ def resume(learner: Learner, start: Start) -> Position:
 
 def make_hooks(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, report: Report) -> Hooks:
     """How the loop saves and reports."""
-    return Hooks(report, lambda at: on_first(ranks, lambda: save(plan, learner, attempt, at)), attempt)
+    return Hooks(report, lambda at: on_first(ranks, lambda: save(plan, learner, attempt, ranks, at)), attempt)
 
 
-def save(plan: Plan, learner: Learner, attempt: int, position: Position) -> None:
+def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Position) -> None:
     """Commits a checkpoint of this position, and what follows from it."""
     check_is_newest(plan, attempt)
     facts = {
@@ -213,7 +216,7 @@ def save(plan: Plan, learner: Learner, attempt: int, position: Position) -> None
         "config_hash": plan.config_hash,
         "data_fingerprint": plan.fingerprints["data.tiles"],
         "base_sha256": plan.base_sha256,
-        "world_size": plan.workers,
+        "world_size": ranks.world_size,
         "micro_batch": plan.micro_batch,
     }
     commit(plan.run, position.step, attempt, learner.learning.state_dict(), learner.state(position), facts)

@@ -22,6 +22,7 @@ from trainer.checkpoint import listed
 from trainer.config import load_config
 from trainer.plan import make_plan, write_run
 from trainer.rundir import RunDir
+from trainer.scale import this_machine
 
 STEPS = 18
 OPTIONS: dict[str, object] = {
@@ -123,7 +124,7 @@ def test_stopped_and_killed_it_goes_on_and_ends_bit_identical(stores: tuple[Path
     assert "python -m analysis report" in output
 
     alone = load_config(write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"}))
-    plan, data, base = make_plan(alone)
+    plan, data, base = make_plan(alone, this_machine())
     write_run(plan, data, base)
     assert train_killed_at(plan, None).status == "done"
     assert weights(run) == weights(plan.run)

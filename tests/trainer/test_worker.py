@@ -21,6 +21,7 @@ from trainer.data import open_data
 from trainer.plan import Plan, make_plan, write_run
 from trainer.ranks import Ranks
 from trainer.rundir import RunDir
+from trainer.scale import this_machine
 from trainer.tiles.augment import evaluation_batch
 from trainer.worker import work
 
@@ -28,7 +29,7 @@ STEPS = 12
 
 
 def start(config: Config) -> Plan:
-    plan, data, base = make_plan(config)
+    plan, data, base = make_plan(config, this_machine())
     write_run(plan, data, base)
     return plan
 

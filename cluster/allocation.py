@@ -1,0 +1,78 @@
+"""What the scheduler has given, read from the environment. The only reader of Slurm's variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class AllocationError(Exception):
+    """The environment does not describe an allocation that a cluster can be made of."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """This node's part of an allocation, as the task that runs on it sees it."""
+
+    job: str
+    """Names this start of the job: no other start, step or job has the same, on no node."""
+    rank: int
+    """This node's number; node 0 is the head."""
+    nodes: int
+    node: str
+    cpus: int
+    gpus: int
+    memory: int | None
+    """Bytes; None where the scheduler does not limit memory."""
+    peer: str
+    """An address in the network that connects the nodes."""
+
+
+def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
+    """The allocation of a task that `srun` started; None outside of Slurm.
+
+    Raises:
+        AllocationError: where srun started another number of tasks than one a node.
+    """
+    if "SLURM_JOB_ID" not in environment:
+        return None
+    if "SLURM_PROCID" not in environment:
+        raise AllocationError(
+            "inside a Slurm job, and not started by srun; start one task a node: "
+            "srun --ntasks-per-node=1 python -m cluster run -- COMMAND"
+        )
+    nodes, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
+    if tasks != nodes:
+        raise AllocationError(f"srun started {tasks} tasks on {nodes} nodes; start one a node: --ntasks-per-node=1")
+    cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment["SLURM_CPUS_ON_NODE"])
+    parts = (environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))
+    return Allocation(
+        job="-".join(parts),
+        rank=int(environment["SLURM_PROCID"]),
+        nodes=nodes,
+        node=environment["SLURMD_NODENAME"],
+        cpus=cpus,
+        gpus=_gpus(environment),
+        memory=_memory(environment, cpus),
+        peer=environment["SLURM_LAUNCH_NODE_IPADDR"],
+    )
+
+
+def local(job: str, rank: int, nodes: int) -> Allocation:
+    """One of several pretended nodes on this machine, each with an equal share of its cores and no GPU."""
+    cores = len(os.sched_getaffinity(0))
+    return Allocation(job, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+
+
+def _gpus(environment: Mapping[str, str]) -> int:
+    """As counted by Slurm; by the devices that are visible where it does not count them (GPUs without --gpus...)."""
+    if counted := environment.get("SLURM_GPUS_ON_NODE"):
+        return int(counted)
+    return len([device for device in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if device])
+
+
+def _memory(environment: Mapping[str, str], cpus: int) -> int | None:
+    """Slurm counts in MiB, and says 0 for the whole node."""
+    whole = int(environment.get("SLURM_MEM_PER_NODE", "0"))
+    return (whole or int(environment.get("SLURM_MEM_PER_CPU", "0")) * cpus) * 1024**2 or None

@@ -1,0 +1,191 @@
+"""One process a node makes a Ray cluster of an allocation, and runs a command in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from cluster.addresses import address_towards, free_port
+from cluster.allocation import Allocation
+from cluster.node import Node, NodeError
+from cluster.others import Others
+from cluster.private import private_directory
+from cluster.processes import STOP_SIGNALS, adopt_orphans, end, end_all, start
+from cluster.ray_cluster import authentication, head_argv, node_argv, ray_environment
+from cluster.rendezvous import Rendezvous
+
+FAILED, STOPPED = 1, 75
+COMMAND_GRACE_S = 30.0
+
+
+class StopRequestedError(Exception):
+    """A stop was asked for before there was a command to pass it on to."""
+
+
+class OverError(Exception):
+    """The head has said that it is over."""
+
+
+class Requests:
+    """Signals that ask for a stop, kept until they are taken."""
+
+    def __init__(self) -> None:
+        self._waiting: list[int] = []
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
+
+    def take(self) -> list[int]:
+        """Those that have come since the last call."""
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._waiting.append(number)
+
+
+def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: float) -> int:
+    """Makes this node a part of the job's cluster; on the first node, runs the command once all have joined.
+
+    Args:
+        allocation: this node's part of what the scheduler has given.
+        shared: a folder that all nodes see.
+        command: the program to run on the first node, with `RAY_ADDRESS` and the token set.
+        join_s: seconds that each step of joining may take.
+
+    Returns:
+        On the first node the command's exit code, 1 where the cluster failed, 75 where a stop was asked for before
+        the command began; 0 on the others, whose failures the first node reports. Nothing that was started is left.
+    """
+    adopt_orphans()
+    requests = Requests()
+    meeting = Rendezvous(shared.absolute() / allocation.job)
+    try:
+        meeting.open()
+        os.environ.update(ray_environment())
+        with private_directory(f"{allocation.job}-{allocation.node}") as directory:
+            node = Node(allocation, meeting, directory, join_s)
+            return lead(node, command, requests) if allocation.rank == 0 else follow(node)
+    except OSError as error:
+        _complain(
+            f"node {allocation.node}: {error.filename}: {error.strerror}; --shared ({shared}) must be a folder that "
+            "every node sees and may write to"
+        )
+        return FAILED
+    finally:
+        if left := end_all():
+            _complain(f"node {allocation.node}: processes {left} do not end")
+
+
+def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
+    """The first node: starts Ray's head, waits for the others, runs the command, ends it all."""
+    others = Others(node)
+
+    def check() -> None:
+        node.check()
+        others.check()
+        if requests.take():
+            raise StopRequestedError
+
+    try:
+        node.meeting.write_token()
+        _authenticate(node.meeting)
+        address = address_towards(node.allocation.peer)
+        node.start(head_argv(node.allocation, address, node.ray_directory, free_port(address)))
+        node.wait(lambda: node.head_address is not None, check, "starting", "Ray's head has not started")
+        head = str(node.head_address)
+        node.meeting.open_cluster(head)
+        node.wait(others.joined, check, "waiting", "the other nodes have not joined")
+        _say(f"Ray cluster of {node.allocation.nodes} nodes is up, its head at {head}")
+        return supervise(node, others, command, {**os.environ, "RAY_ADDRESS": head}, requests)
+    except NodeError as error:
+        _complain("\n".join([str(error), *others.missing()]))
+        return FAILED
+    except StopRequestedError:
+        _say("stopped before the command began")
+        return STOPPED
+    finally:
+        node.meeting.close_cluster()
+        end_all()
+        others.wait_for_end()
+        node.meeting.remove()
+
+
+def supervise(
+    node: Node, others: Others, command: Sequence[str], environment: dict[str, str], requests: Requests
+) -> int:
+    """Runs the command, passes requests to stop on to it, and says what becomes of the nodes; its exit code.
+
+    Raises:
+        NodeError: where Ray ends on this node; the command has been ended.
+    """
+    process = start(command, environment)
+    while (code := process.poll()) is None:
+        for number in requests.take():
+            # As TERM, because some systems signal every process of a job: a second INT would not ask but end.
+            process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+        for line in others.news():
+            _say(line)
+        try:
+            node.check()
+        except NodeError:
+            end(process, COMMAND_GRACE_S)
+            raise
+        node.rest("running")
+    return code if code >= 0 else 128 - code
+
+
+def follow(node: Node) -> int:
+    """Any other node: joins, and stays until the head says that it is over. Requests to stop are the head's to heed."""
+
+    def check() -> None:
+        node.check()
+        if node.meeting.over():
+            raise OverError
+
+    try:
+        node.wait(lambda: node.meeting.head() is not None, check, "waiting", "the head has not said where it is")
+        _authenticate(node.meeting)
+        head = str(node.meeting.head())
+        address = address_towards(head.rsplit(":", 1)[0])
+        node.start(node_argv(node.allocation, head, address, node.ray_directory))
+        node.wait(lambda: node.head_address is not None, check, "joining", f"has not joined {head}")
+        node.tell("joined")
+        while True:
+            check()
+            node.rest("joined")
+    except OverError:
+        return 0
+    except NodeError as error:
+        _complain(str(error))
+        node.tell("failed", str(error))
+        return 0
+    finally:
+        end_all()
+        _say_farewell(node)
+
+
+def _authenticate(meeting: Rendezvous) -> None:
+    """Turns Ray's authentication on, in this process and all that it starts."""
+    for key, value in authentication(meeting.token_file).items():
+        os.environ.pop(key, None)
+        if value is not None:
+            os.environ[key] = value
+
+
+def _say_farewell(node: Node) -> None:
+    """Tells the head that nothing is left here; it may be gone, and the folder with it."""
+    with suppress(OSError):
+        node.tell("ended")
+
+
+def _say(text: str) -> None:
+    print(f"cluster: {text}", file=sys.stderr, flush=True)
+
+
+def _complain(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,46 @@
+"""Several pretended nodes on this machine, to try out what runs over several."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from cluster.allocation import AllocationError, local
+from cluster.launcher import run
+from cluster.processes import STOP_SIGNALS
+
+
+def run_local(asked: str, shared: Path, command: Sequence[str], join_s: float) -> int:
+    """`run` with `local:N` pretended nodes: one process each, as `srun` starts them; the first one's exit code.
+
+    Raises:
+        AllocationError: where `asked` is not local:N.
+    """
+    if (match := re.fullmatch(r"local:([1-9]\d?)", asked)) is None:
+        raise AllocationError(f"--nodes {asked}: give local:N with N from 1 to 99, or start by srun")
+    nodes, job = int(match[1]), f"local-{secrets.token_hex(3)}"
+    allocations = [local(job, rank, nodes) for rank in range(nodes)]
+    processes = [_fork(partial(run, one, shared, command, join_s)) for one in allocations]
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda which, _: os.kill(processes[0], which))
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    return codes[0]
+
+
+def _fork(act: Callable[[], int]) -> int:
+    """A child process that does this and nothing else; its pid."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        code = act()
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(code)

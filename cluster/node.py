@@ -1,0 +1,89 @@
+"""One node of a cluster: its Ray, and what it tells the others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.allocation import Allocation
+from cluster.processes import start
+from cluster.rendezvous import Rendezvous
+
+POLL_S = 0.2
+BEAT_S = 2.0
+LAST_LINES = 15
+
+
+class NodeError(Exception):
+    """A node that cannot take part, or no longer can; with its last words."""
+
+
+@dataclass
+class Node:
+    """This node. `directory` is its private one; `join_s` bounds every wait of the start."""
+
+    allocation: Allocation
+    meeting: Rendezvous
+    directory: Path
+    join_s: float
+    _ray: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _beats: int = field(default=0, init=False)
+    _told_at: float = field(default=0.0, init=False)
+
+    @property
+    def ray_directory(self) -> Path:
+        """Ray's own files. Ray opens this one to everybody; the one around it stays closed."""
+        return self.directory / "ray"
+
+    @property
+    def head_address(self) -> str | None:
+        """The head's address (host:port), once Ray runs here and the cluster knows this node; Ray writes it last."""
+        file = self.ray_directory / "ray_current_cluster"
+        return (file.read_text().strip() or None) if file.exists() else None
+
+    def start(self, argv: Sequence[str]) -> None:
+        """Starts Ray here."""
+        self._ray = start(argv, os.environ, self._log, shielded=True)
+
+    def check(self) -> None:
+        """Raises a NodeError with Ray's last lines where it has ended here."""
+        if self._ray is not None and (code := self._ray.poll()) is not None:
+            raise NodeError(f"node {self.allocation.node}: Ray has ended (exit code {code})\n{self._last_lines()}")
+
+    def tell(self, state: str, why: str = "") -> None:
+        """Tells the others how this node is."""
+        self._beats, self._told_at = self._beats + 1, time.monotonic()
+        self.meeting.publish(
+            self.allocation.rank, {"node": self.allocation.node, "state": state, "why": why, "beats": self._beats}
+        )
+
+    def rest(self, state: str) -> None:
+        """Waits a moment, and tells the others now and then that this node is there."""
+        if time.monotonic() - self._told_at >= BEAT_S:
+            self.tell(state)
+        time.sleep(POLL_S)
+
+    def wait(self, until: Callable[[], bool], check: Callable[[], None], state: str, problem: str) -> None:
+        """Waits until something is so; `check` raises where there is no use in waiting.
+
+        Raises:
+            NodeError: where it takes longer than `join_s`.
+        """
+        deadline = time.monotonic() + self.join_s
+        while not until():
+            check()
+            if time.monotonic() > deadline:
+                raise NodeError(f"node {self.allocation.node}: {problem} in {self.join_s:.0f} s\n{self._last_lines()}")
+            self.rest(state)
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "ray.log"
+
+    def _last_lines(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])

@@ -1,0 +1,85 @@
+"""How the nodes of one job find each other: small files in a folder that all of them see."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Word = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """A folder of one start of a job: the token, the head's address, and how each node is.
+
+    Every node writes its own file every few seconds. On a network file system that is also what makes it see soon
+    what others have written: a client believes its memory of a folder for up to a minute, unless it changes it itself.
+    """
+
+    path: Path
+
+    @property
+    def token_file(self) -> Path:
+        """Ray's token of this job, for this user alone."""
+        return self.path / "token"
+
+    def open(self) -> None:
+        """Makes the folder, as any of the nodes may, for this user alone."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, exist_ok=True)
+
+    def write_token(self) -> None:
+        """Makes up the job's token; the head does, before it opens the cluster."""
+        descriptor = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+
+    def open_cluster(self, address: str) -> None:
+        """Says where the head is."""
+        self._write("head", {"address": address})
+
+    def close_cluster(self) -> None:
+        """Says that it is over."""
+        self._write("over", {})
+
+    def publish(self, rank: int, word: Word) -> None:
+        """Says how a node is."""
+        self._write(f"node-{rank}", word)
+
+    def head(self) -> str | None:
+        """Where the head is (host:port), once it says so."""
+        word = self._read("head")
+        return None if word is None else str(word["address"])
+
+    def over(self) -> bool:
+        """Whether the head has said that it is over."""
+        return self._read("over") is not None
+
+    def word_of(self, rank: int) -> Word | None:
+        """What a node said last; None where it has not come."""
+        return self._read(f"node-{rank}")
+
+    def remove(self) -> None:
+        """Removes the folder, and the one around it where no other job has its own there."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
+    def _write(self, name: str, word: Mapping[str, Any]) -> None:
+        """Whole or not at all."""
+        temporary = self.path / f".{name}"
+        temporary.write_text(json.dumps(word))
+        temporary.replace(self.path / f"{name}.json")
+
+    def _read(self, name: str) -> Word | None:
+        try:
+            return dict(json.loads((self.path / f"{name}.json").read_text()))
+        except FileNotFoundError:
+            return None
