@@ -16,6 +16,8 @@ class Allocation:
     """This node's part of an allocation, as the task that runs on it sees it."""
 
     job: str
+    """The job's name, which it keeps when it is requeued."""
+    start: str
     """Names this start of the job: no other start, step or job has the same, on no node."""
     rank: int
     """This node's number; node 0 is the head."""
@@ -46,9 +48,10 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
     if tasks != nodes:
         raise AllocationError(f"srun started {tasks} tasks on {nodes} nodes; start one a node: --ntasks-per-node=1")
     cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment["SLURM_CPUS_ON_NODE"])
-    parts = (environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))
+    job = environment["SLURM_JOB_ID"]
     return Allocation(
-        job="-".join(parts),
+        job=job,
+        start="-".join((job, environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))),
         rank=int(environment["SLURM_PROCID"]),
         nodes=nodes,
         node=environment["SLURMD_NODENAME"],
@@ -62,7 +65,7 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
 def local(job: str, rank: int, nodes: int) -> Allocation:
     """One of several pretended nodes on this machine, each with an equal share of its cores and no GPU."""
     cores = len(os.sched_getaffinity(0))
-    return Allocation(job, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+    return Allocation(job, job, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
 
 
 def _gpus(environment: Mapping[str, str]) -> int:

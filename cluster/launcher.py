@@ -54,7 +54,8 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
     Args:
         allocation: this node's part of what the scheduler has given.
         shared: a folder that all nodes see.
-        command: the program to run on the first node, with `RAY_ADDRESS` and the token set.
+        command: the program to run on the first node; `RAY_ADDRESS`, the token and the job's names are in its
+            environment.
         join_s: seconds that each step of joining may take.
 
     Returns:
@@ -63,11 +64,11 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
     """
     adopt_orphans()
     requests = Requests()
-    meeting = Rendezvous(shared.absolute() / allocation.job)
+    meeting = Rendezvous(shared.absolute() / allocation.start)
     try:
         meeting.open()
         os.environ.update(ray_environment())
-        with private_directory(f"{allocation.job}-{allocation.node}") as directory:
+        with private_directory(f"{allocation.start}-{allocation.node}") as directory:
             node = Node(allocation, meeting, directory, join_s)
             return lead(node, command, requests) if allocation.rank == 0 else follow(node)
     except OSError as error:
@@ -101,7 +102,8 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
         node.meeting.open_cluster(head)
         node.wait(others.joined, check, "waiting", "the other nodes have not joined")
         _say(f"Ray cluster of {node.allocation.nodes} nodes is up, its head at {head}")
-        return supervise(node, others, command, {**os.environ, "RAY_ADDRESS": head}, requests)
+        job = {"TISSUEGRID_JOB": node.allocation.job, "TISSUEGRID_JOB_START": node.allocation.start}
+        return supervise(node, others, command, {**os.environ, **job, "RAY_ADDRESS": head}, requests)
     except NodeError as error:
         _complain("\n".join([str(error), *others.missing()]))
         return FAILED

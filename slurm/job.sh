@@ -19,8 +19,9 @@ trap go_on USR1 TERM
 python=${TISSUEGRID_PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || refuse "there is no $python: run 'make .venv', or set TISSUEGRID_PYTHON in slurm/site.env"
 
-srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    "$python" -m cluster run -- "$python" -m trainer "$@" &
+# --no-kill: with sbatch --no-kill, too, what can go on without a node does.
+srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --no-kill \
+    "$python" -m cluster run --shared "${TISSUEGRID_SHARED:-.tissuegrid}" -- "$python" -m trainer "$@" &
 step=$!
 trap 'kill -USR1 "$step"' USR1 TERM # srun passes it on
 until # a signal ends a wait too

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from trainer.config import Config, load_config
 from trainer.tiles.pack import pack
 from trainer.tiles.synthetic import write_source
 
+settings.register_profile("untimed", deadline=None)  # machines are noisy
+settings.load_profile("untimed")
 REPOSITORY = Path(__file__).parents[1]
 MakeConfig = Callable[..., Config]
 

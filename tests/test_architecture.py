@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 RAY = {"cluster/ray_cluster.py", "trainer/launch.py", "trainer/remote.py"}
 # Inside trainer, each layer may import those before it.
 LAYERS = [
-    {"errors", "progress", "durable", "stop"},
+    {"errors", "progress", "durable", "stop", "job"},
     {"config"},
     {"tiles", "model", "rundir", "ranks"},
     {"weights", "lock", "data", "predict", "display", "scale"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -43,6 +44,7 @@ def _elastic(text: str) -> str:
 
 
 Elastic = Annotated[str, Field(pattern=r"^\d{1,5}:\d{1,5}$"), AfterValidator(_elastic)]
+Duration = Annotated[str, Field(pattern=r"^[1-9]\d*(s|min|h)$")]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -180,8 +182,8 @@ class LoopSection(Section):
     """Most tiles that a worker takes through the network at once; larger shares are accumulated."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPUs that have it and CPUs with AVX512-BF16 or AMX, else fp32."""
-    checkpoint_every: Literal["epoch"] | PositiveInt = "epoch"
-    """epoch, or a number of steps (then at the end of each epoch as well)."""
+    checkpoint_every: Literal["epoch"] | PositiveInt | Duration = "epoch"
+    """epoch; a number of steps (500); or a time (10min, 90s, 2h). At the end of each epoch in any case."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Checkpoints kept: the best, the latest, and as many older ones as this leaves."""
     best_metric: Literal["val/balanced_accuracy", "val/accuracy", "val/macro_f1", "val/loss"] = "val/balanced_accuracy"
@@ -233,6 +235,12 @@ IDENTITY_FIELDS = (
     "loop.best_metric",
 )
 """What must agree when a run is resumed, beside the fingerprints of stores and base weights."""
+
+
+def seconds(duration: str) -> float:
+    """The length of a duration such as 90s, 10min or 2h."""
+    number, unit = re.fullmatch(r"(\d+)(\w+)", duration).groups()  # type: ignore[union-attr]  # it was validated
+    return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
 def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

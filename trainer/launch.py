@@ -14,22 +14,25 @@ import torch
 from rich.console import Console
 
 from cluster.ray_cluster import Resources, connect, join
+from trainer.checkpoint import listed
 from trainer.config import Config, dump
 from trainer.data import RunData
 from trainer.display import Display
 from trainer.errors import RunError, UsageError
+from trainer.job import job_id
 from trainer.lock import RunLock
 from trainer.plan import Plan, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
 from trainer.ranks import Ranks
 from trainer.remote import Board, on_worker
-from trainer.rundir import Json, RunDir, read_json
+from trainer.rundir import Json, RunDir, read_json, write_json
 from trainer.scale import Machine, this_machine
 from trainer.stop import StopSignals
 from trainer.worker import Outcome, work
 
 DONE, FAILED, STOPPED = 0, 1, 75
 MAX_FAILURES = 3
+MAX_FRUITLESS = 3
 POLL_S = 0.2
 
 
@@ -80,7 +83,7 @@ def _machine(cluster: Resources | None) -> Machine:
 def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, debug: bool) -> int:
     console = Console()
     plan, data, base = make_plan(config, machine, fresh=fresh)
-    if fresh:
+    if plan.starts_over:
         _move_aside(plan.run, console)
     _make_directory(plan.run)
     with RunLock(plan.run):
@@ -89,8 +92,11 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
             say(f"run {plan.run.name} is finished: nothing to do\n{_result(plan)}", console)
             return DONE
         say(_headline(plan, data), console)
+        before = _newest_step(plan.run)
         with Display(console, live=not debug) as display:
             outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
+    if outcome.status == "stopped":
+        _check_progress(plan, before)
     return _conclude(plan, outcome, console)
 
 
@@ -182,6 +188,31 @@ def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:
         return STOPPED
     say(_result(plan), console)
     return DONE
+
+
+def _check_progress(plan: Plan, before: int) -> None:
+    """Ends a batch job that is requeued again and again and stopped each time before it has taken a step.
+
+    Raises:
+        RunError: the third time in a row.
+    """
+    file = plan.run.fruitless_file
+    if job_id() is None or _newest_step(plan.run) > before:
+        file.unlink(missing_ok=True)
+        return
+    times = 1 + (read_json(file)["times"] if file.exists() else 0)
+    write_json(file, {"times": times})
+    if times >= MAX_FRUITLESS:
+        file.unlink()
+        raise RunError(
+            f"stopped {times} times in a row before a single step, and would be requeued for ever; give the job more "
+            "time (sbatch --time, or a later --signal)"
+        )
+
+
+def _newest_step(run: RunDir) -> int:
+    """Of all checkpoints, 0 where there is none."""
+    return max((checkpoint.step for checkpoint in listed(run)), default=0)
 
 
 def _headline(plan: Plan, data: RunData) -> str:

@@ -14,19 +14,20 @@ from types import TracebackType
 
 from trainer.durable import create_exclusive
 from trainer.errors import RunError
+from trainer.job import job_id, job_start
 from trainer.rundir import Json, RunDir, json_bytes, now, read_json, write_json
 
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
 SETTLE_S = 0.5
-HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "since", "beats"}
+HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "job", "job_start", "since", "beats"}
 
 
 class RunLock:
     """Holds a run's lock.json, and keeps its heartbeat going, while the context lasts.
 
-    A lock of a process of this boot of this host is judged by that process; any other by its heartbeat, which must
-    stand still for 20 s by our own clock before the run is taken over.
+    An earlier start of the same batch job is over. A lock of a process of this boot of this host is judged by that
+    process; any other by its heartbeat, which must stand still for 20 s by our own clock before the run is taken over.
     """
 
     def __init__(self, run: RunDir):
@@ -38,6 +39,8 @@ class RunLock:
             "pid_namespace": _pid_namespace(),
             "pid": os.getpid(),
             "process_started": _started(os.getpid()),
+            "job": job_id(),
+            "job_start": job_start(),
             "since": now(),
         }
 
@@ -102,6 +105,8 @@ class RunLock:
 
 def is_alive(holder: Json, file: Path) -> bool:
     """Whether the process that holds a lock still runs."""
+    if holder["job"] is not None and holder["job"] == job_id() and holder["job_start"] != job_start():
+        return False  # an earlier start of this very job, which was requeued
     if (holder["boot_id"], holder["pid_namespace"]) == (_boot_id(), _pid_namespace()):
         return bool(_started(holder["pid"]) == holder["process_started"])
     if holder["host"] == socket.gethostname() and holder["boot_id"] != _boot_id():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from trainer.config import Config
+from trainer.config import Config, seconds
 from trainer.model import set_training
 from trainer.ranks import Ranks
 from trainer.rundir import Json
@@ -115,7 +116,7 @@ def train_epoch(
     learner: Learner, train: TileSet, config: Config, position: Position, ranks: Ranks, hooks: Hooks
 ) -> None:
     """Takes the steps that are left of the current epoch."""
-    every = config.loop.checkpoint_every
+    every, saved = config.loop.checkpoint_every, time.monotonic()
     agree_every = 1 if ranks.device.type == "cpu" else CUDA_AGREE_EVERY
     order = epoch_order(len(train), config.run.seed, position.epoch)
     bounds = batch_bounds(len(train), config.loop.batch_size)
@@ -129,16 +130,23 @@ def train_epoch(
         position.batch += 1
         position.step += 1
         last = position.batch == len(bounds)
-        due = last or (every != "epoch" and position.step % every == 0)
+        due = last or (isinstance(every, int) and position.step % every == 0)
         if due or position.step % agree_every == 0:
             position.seconds = time.monotonic() - started
-            total, stop = agree(ranks, loss_sum, asked)
+            overdue = _is_time(every) and time.monotonic() - saved >= seconds(every)
+            total, stop, overdue = agree(ranks, loss_sum, asked, overdue)
             position.loss_sum = carried + total
             if stop:
                 raise StopRequestedError
             asked = ranks.first and hooks.report(_progress(position, config, len(train), bounds))
+            due = due or overdue
         if due and not last:
             _save(learner, position, ranks, hooks)
+            saved = time.monotonic()
+
+
+def _is_time(every: str | int) -> TypeGuard[str]:
+    return isinstance(every, str) and every != "epoch"
 
 
 @dataclass(frozen=True)
@@ -187,16 +195,17 @@ def take_step(learner: Learner, share: Share, world_size: int) -> Tensor:
     return total
 
 
-def agree(ranks: Ranks, loss_sum: Tensor, asked: bool) -> tuple[float, bool]:
-    """The sum of all ranks' losses, and whether any of them was asked to stop; one reduction for both.
+def agree(ranks: Ranks, loss_sum: Tensor, asked: bool, overdue: bool = False) -> tuple[float, bool, bool]:
+    """The sum of all ranks' losses, and whether any was asked to stop or has a checkpoint overdue; one reduction.
 
     Raises:
         DivergedError: on every rank, where the sum is not finite.
     """
-    total, stop = ranks.total(torch.tensor([float(loss_sum), float(asked)], dtype=torch.float64)).tolist()
+    wishes = torch.tensor([float(loss_sum), float(asked), float(overdue)], dtype=torch.float64)
+    total, stop, save = ranks.total(wishes).tolist()
     if not math.isfinite(total):
         raise DivergedError(f"the loss is {total}")
-    return total, stop > 0
+    return total, stop > 0, save > 0
 
 
 def evaluate(

@@ -20,7 +20,8 @@ from trainer.checkpoint import store_base
 from trainer.config import Config, dump, identity
 from trainer.data import RunData, open_data, write_split
 from trainer.durable import write_atomic
-from trainer.errors import UsageError
+from trainer.errors import RunError, UsageError
+from trainer.job import job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
 from trainer.rundir import Json, RunDir, now, read_json, write_json
@@ -48,6 +49,7 @@ class Plan:
     norm: str
     precision: str
     micro_batch: int
+    starts_over: bool
 
     @property
     def identity(self) -> Json:
@@ -64,7 +66,8 @@ class Plan:
 def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple[Plan, RunData, Base]:
     """Resolves what is `auto` for this machine, opens the data and the starting weights, and checks that it all fits.
 
-    What a run that has begun resolved is kept, unless it is to start over (`fresh`).
+    What a run that has begun resolved is kept, unless it is to start over (`fresh`). A batch job starts over once:
+    when it is requeued, it goes on with what it has begun.
 
     Raises:
         UsageError: naming what does not fit and the remedy.
@@ -80,7 +83,8 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
     name = config.run.name or f"{stem}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
     run = RunDir(config.run.storage / name)
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
-    begun = run.read_identity() if run.identity_file.exists() and not fresh else {}
+    starts_over = fresh and not _is_of_this_job(run)
+    begun = run.read_identity() if run.identity_file.exists() and not starts_over else {}
     precision = _kept(begun, "precision", config.loop.precision) or _precision(config, scale.gpu)
     micro_batch = _kept(begun, "micro_batch", config.loop.micro_batch) or _micro_batch(config, scale)
     plan = Plan(
@@ -94,9 +98,19 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
         norm,
         precision,
         micro_batch,
+        starts_over,
     )
     _check_batches(plan, int((data.splits == "train").sum()))
     return plan, data, base
+
+
+def _is_of_this_job(run: RunDir) -> bool:
+    if job_id() is None or not run.identity_file.exists():
+        return False
+    try:
+        return bool(run.read_identity().get("job") == job_id())
+    except RunError:  # damaged: a reason to start over
+        return False
 
 
 def write_run(plan: Plan, data: RunData, base: Base) -> None:
@@ -223,6 +237,7 @@ def _description(plan: Plan, data: RunData) -> Json:
         "norm": plan.norm,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "code": _code_version(),
+        "job": job_id(),
         "created": now(),
     }
 

@@ -89,6 +89,11 @@ class RunDir:
         return self.path / "lock.json"
 
     @property
+    def fruitless_file(self) -> Path:
+        """How many starts of a batch job in a row were stopped before they had taken a step."""
+        return self.path / "fruitless.json"
+
+    @property
     def ray_dir(self) -> Path:
         """Ray's own state while it trains: disposable."""
         return self.path / "ray"

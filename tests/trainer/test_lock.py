@@ -59,6 +59,8 @@ def test_another_host_is_judged_by_its_heartbeat(run: RunDir, monkeypatch: pytes
         "pid_namespace": "pid:[1]",
         "pid": 1,
         "process_started": "1",
+        "job": None,
+        "job_start": None,
         "since": "then",
         "beats": 4,
     }
@@ -107,3 +109,17 @@ def test_of_two_that_take_over_one_dead_lock_one_ends(run: RunDir, monkeypatch: 
     with pytest.raises(RunError, match="twice in the same moment"), RunLock(run):
         pass
     assert json.loads(run.lock_file.read_text())["pid"] == 1, "it is the other's, and stays"
+
+
+def test_an_earlier_start_of_the_same_batch_job_is_over(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However alive it looks: the batch system requeues a job when it has given the first start up."""
+    monkeypatch.setenv("TISSUEGRID_JOB", "17")
+    monkeypatch.setenv("TISSUEGRID_JOB_START", "17-0-0")
+    first = RunLock(run)
+    first.__enter__()
+    with pytest.raises(RunError, match="is being trained"), RunLock(run):
+        pass
+    monkeypatch.setenv("TISSUEGRID_JOB_START", "17-0-1")
+    with RunLock(run):
+        assert json.loads(run.lock_file.read_text())["job_start"] == "17-0-1"
+    first.__exit__(None, None, None)

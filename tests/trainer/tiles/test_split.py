@@ -25,7 +25,7 @@ def section(**options: object) -> DataSection:
     return DataSection(tiles="store", **options)  # type: ignore[arg-type]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(12, 30), st.integers(3, 12), st.floats(0.1, 0.4), st.floats(0.0, 0.3), st.integers(0, 5))
 def test_no_group_on_two_sides(groups: int, size: int, val: float, test: float, seed: int) -> None:
     index = make_index(groups, size)
@@ -36,7 +36,7 @@ def test_no_group_on_two_sides(groups: int, size: int, val: float, test: float, 
     assert abs((splits == "val").mean() - val) <= 1.5 / groups + 0.05
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.1, 0.4), st.floats(0.1, 0.3), st.integers(0, 5))
 def test_random_split_is_stratified(val: float, test: float, seed: int) -> None:
     index = make_index(30, 10)

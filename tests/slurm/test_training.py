@@ -1,0 +1,101 @@
+"""Training by `sbatch slurm/train.sh` on a real Slurm: over nodes, stopped, requeued, cancelled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_config
+from tests.processes import train_killed_at
+from tests.slurm.conftest import Job, Slurm
+from trainer.checkpoint import listed
+from trainer.config import load_config
+from trainer.plan import make_plan, write_run
+from trainer.rundir import RunDir
+from trainer.scale import this_machine
+
+STEPS = 18
+OPTIONS: dict[str, object] = {
+    "model.unfrozen_depth": 1,
+    "loop.epochs": 3,
+    "loop.checkpoint_every": 1,
+    "scale.workers": 2,
+    "augment.input_size": 64,
+}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """A path with a space in it."""
+    return tmp_path / "shared runs"
+
+
+def train(slurm: Slurm, config: Path, *flags: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:
+    """Submits a training over nodes of two CPUs each."""
+    given = ("-N", str(nodes), "--gpus-per-node=0", "-c", "2", *options, "slurm/train.sh", str(config), *flags)
+    return slurm.submit(*given, output=config.with_suffix(".out"))
+
+
+def has_step(run: RunDir, attempt: int, step: int) -> bool:
+    return any(c.attempt >= attempt and c.step >= step for c in listed(run))
+
+
+def weights(run: RunDir) -> str:
+    newest = listed(run)[0]
+    assert newest.step == STEPS
+    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
+
+
+def test_stopped_and_requeued_it_ends_as_if_never_stopped(
+    slurm: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path
+) -> None:
+    """Two nodes; the signal that comes before a time limit; the same job goes on; against one machine without Ray."""
+    config = write_config(tmp_path / "stopped.yaml", stores, storage, {**OPTIONS, "run.name": "stopped"})
+    run = RunDir(storage / "stopped")
+    job = train(slurm, config, "--fresh")
+    job.wait_until(lambda: has_step(run, 1, 2), "step 2")
+    slurm("scancel", "--batch", "--signal=USR1", job.number)
+    job.wait_until(lambda: job.fact("Restarts") == "1", "its requeue")
+    stopped_at = listed(run)[0].step
+    assert stopped_at < STEPS
+    assert job.end() == "COMPLETED", job.said
+    assert [record["resumed_step"] for record in run.attempts().values()] == [0, stopped_at]
+    assert f"stopped at step {stopped_at}, with a good checkpoint" in job.said
+    assert not job.left()
+
+    alone = load_config(write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"}))
+    plan, data, base = make_plan(alone, this_machine())
+    write_run(plan, data, base)
+    assert train_killed_at(plan, None).status == "done"
+    assert weights(run) == weights(plan.run)
+
+
+def test_cancelled_it_leaves_nothing(slurm: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path) -> None:
+    config = write_config(tmp_path / "cancelled.yaml", stores, storage, {**OPTIONS, "loop.epochs": 500})
+    run = RunDir(storage / "small")
+    job = train(slurm, config)
+    job.wait_until(lambda: has_step(run, 1, 1), "step 1")
+    job.cancel()
+    assert job.end() == "CANCELLED"
+    job.wait_until(lambda: not job.left(), "an end of all processes and directories")
+
+
+def test_a_run_that_another_job_trains_is_refused(
+    slurm: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path
+) -> None:
+    """Two jobs on one node at once: the same run is refused, another is trained."""
+    config = write_config(tmp_path / "first.yaml", stores, storage, {**OPTIONS, "loop.epochs": 500, "scale.workers": 1})
+    run = RunDir(storage / "small")
+    first = train(slurm, config, nodes=1, options=("-w", "n1"))
+    first.wait_until(lambda: has_step(run, 1, 1), "step 1")
+    same = train(slurm, config.rename(tmp_path / "same.yaml"), nodes=1, options=("-w", "n1"))
+    other = write_config(tmp_path / "other.yaml", stores, storage, {**OPTIONS, "run.name": "other", "scale.workers": 1})
+    beside = train(slurm, other, nodes=1, options=("-w", "n1"))
+    assert same.end() == "FAILED"
+    assert f"is being trained by process {json.loads(run.lock_file.read_text())['pid']} on n1" in same.said
+    assert beside.end() == "COMPLETED", beside.said
+    first.cancel()
+    first.end()
