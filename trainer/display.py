@@ -9,12 +9,15 @@ from types import TracebackType
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from trainer.progress import say
 from trainer.rundir import Json
 
 PLAIN_EVERY_S = 30.0
+BAR_WIDTH = 30
 
 
 class Display:
@@ -25,6 +28,7 @@ class Display:
         self.console = console
         self._live = Live(console=console, refresh_per_second=4) if live and console.is_terminal else None
         self._said = time.monotonic()
+        self._stopping = False
 
     def __enter__(self) -> Display:
         if self._live:
@@ -38,15 +42,30 @@ class Display:
             self._live.update("")
             self._live.stop()
 
+    def waiting(self, what: str) -> None:
+        """Shows what goes on before there is a step to show."""
+        if self._live:
+            self._live.update(Spinner("dots", Text(what)))
+        else:
+            say(what, self.console)
+
+    def stopping(self) -> None:
+        """Says, once, that a request to stop has been heard."""
+        if not self._stopping:
+            self._stopping = True
+            say("stopping at the next step, with a checkpoint", self.console)
+
     def show(self, message: Json) -> None:
         """Shows one message."""
         if message["phase"] == "start":
             for line in message["lines"]:
                 say(line, self.console)
+            if self._live:
+                self.waiting("the first step")
         elif message["phase"] == "epoch":
             say(epoch_line(message["record"]), self.console)
         elif self._live:
-            self._live.update(_bar(message))
+            self._live.update(step_bar(message, self.console.width))
         elif time.monotonic() - self._said >= PLAIN_EVERY_S:
             self._said = time.monotonic()
             say(step_line(message), self.console)
@@ -72,7 +91,11 @@ def step_line(message: Json) -> str:
     )
 
 
-def _bar(message: Json) -> Table:
-    row = Table.grid(padding=(0, 2))
-    row.add_row(ProgressBar(message["total"], message["done"], width=30), step_line(message))
+def step_bar(message: Json, width: int) -> Table:
+    """A bar as long as the line beside it leaves room for."""
+    line = step_line(message)
+    row = Table.grid(padding=(0, 1))
+    row.add_row(
+        ProgressBar(message["total"], message["done"], width=max(5, min(BAR_WIDTH, width - len(line) - 2))), line
+    )
     return row

@@ -103,6 +103,8 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
 def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
     def report(message: Json) -> bool:
         display.show(message)
+        if stop.asked():
+            display.stopping()
         return stop.asked()
 
     return work(plan, Ranks(device=torch.device("cuda" if plan.scale.gpu else "cpu")), report)
@@ -110,6 +112,7 @@ def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
 
 def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
     scale = plan.scale
+    display.waiting("starting Ray")
     with connect(cpus=scale.workers * scale.threads, gpus=scale.workers * scale.gpus_per_worker if scale.gpu else 0):
         if stop.asked():
             return Outcome("stopped", "before its first step")
@@ -119,6 +122,7 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
         # On the driver's own node, so that no other's loss takes it away.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+        display.waiting(f"starting {plan.scale}")
         ended: list[Outcome] = []
         # Ray Train takes INT over when it runs on the main thread, so it gets another.
         fit = threading.Thread(target=lambda: ended.append(_outcome(plan, board)), name="ray-train", daemon=True)
@@ -126,6 +130,8 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
         try:
             while fit.is_alive():
                 fit.join(POLL_S)
+                if stop.asked():
+                    display.stopping()
                 for message in ray.get(board.exchange.remote(stop.asked())):
                     display.show(message)
         except ray.exceptions.RayError as error:

@@ -142,6 +142,7 @@ def test_every_stop_signal_stops_a_run(stores: tuple[Path, Path], tmp_path: Path
     def interrupt() -> None:
         wait_for_step(run, attempt=1, step=1)
         os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # as `timeout` does: to the process, and to its group
 
     before = signal.getsignal(number)
     threading.Thread(target=interrupt, daemon=True).start()
