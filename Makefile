@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo test test-slurm lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)
 	$(RUN) -m trainer demo
 
 test: $(VENV)/dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -m "not slow"
+
+test-slurm: $(VENV)/dev
+	$(RUN) -m pytest tests/slurm
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

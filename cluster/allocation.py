@@ -48,10 +48,11 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
     if tasks != nodes:
         raise AllocationError(f"srun started {tasks} tasks on {nodes} nodes; start one a node: --ntasks-per-node=1")
     cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment["SLURM_CPUS_ON_NODE"])
-    job = environment["SLURM_JOB_ID"]
+    job, restarts = environment["SLURM_JOB_ID"], environment.get("SLURM_RESTART_COUNT", "0")
     return Allocation(
         job=job,
-        start="-".join((job, environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))),
+        # Several clusters may share storage, and number their jobs alike.
+        start="-".join((environment["SLURM_CLUSTER_NAME"], job, environment["SLURM_STEP_ID"], restarts)),
         rank=int(environment["SLURM_PROCID"]),
         nodes=nodes,
         node=environment["SLURMD_NODENAME"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -68,9 +69,12 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
     try:
         meeting.open()
         os.environ.update(ray_environment())
-        with private_directory(f"{allocation.start}-{allocation.node}") as directory:
+        with private_directory(_short_name(allocation)) as directory:
             node = Node(allocation, meeting, directory, join_s)
             return lead(node, command, requests) if allocation.rank == 0 else follow(node)
+    except FileExistsError as error:
+        _complain(f"node {allocation.node}: {error.filename} is left from an earlier start of this name; remove it")
+        return FAILED
     except OSError as error:
         _complain(
             f"node {allocation.node}: {error.filename}: {error.strerror}; --shared ({shared}) must be a folder that "
@@ -169,6 +173,11 @@ def follow(node: Node) -> int:
     finally:
         end_all()
         _say_farewell(node)
+
+
+def _short_name(allocation: Allocation) -> str:
+    """Of this start on this node: long names of clusters and nodes would not leave room for those of Ray's sockets."""
+    return f"{allocation.job}-{hashlib.sha256(allocation.start.encode()).hexdigest()[:6]}-{allocation.rank}"
 
 
 def _authenticate(meeting: Rendezvous) -> None:

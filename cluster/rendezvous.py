@@ -36,7 +36,11 @@ class Rendezvous:
         self.path.mkdir(mode=0o700, exist_ok=True)
 
     def write_token(self) -> None:
-        """Makes up the job's token; the head does, before it opens the cluster."""
+        """Makes up the job's token; the head does, before it opens the cluster.
+
+        Raises:
+            FileExistsError: where the folder is left from another start, whose token nobody should use.
+        """
         descriptor = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import threading
@@ -163,6 +164,9 @@ def _fit(plan: Plan, board: Any) -> Outcome:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     scale, timeout_s = plan.scale, plan.config.scale.timeout_s
+    if scale.least < scale.workers:
+        # A group waits this long for the node that it has lost before it goes on with fewer; Ray would wait a minute.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         on_worker,
         train_loop_config={"plan": pickle.dumps(plan), "board": board},

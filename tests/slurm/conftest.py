@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 
 TOOL = Path(__file__).parent / "slurm_cluster"
 CANNOT = 77
-LIMIT_S = 240.0
+LIMIT_S = 300.0
 
 
 class Slurm:
@@ -100,7 +100,8 @@ def bring_up(folder: Path, *arguments: str) -> Slurm:
     exports = subprocess.run([TOOL, "--dir", str(folder), "env"], text=True, capture_output=True, check=True).stdout
     shown = subprocess.run(["bash", "-c", f"{exports}\nenv -0"], text=True, capture_output=True, check=True).stdout
     environment = dict(line.split("=", 1) for line in shown.split("\0") if "=" in line)
-    return Slurm(folder, {**environment, "TISSUEGRID_PYTHON": sys.executable})
+    ours = {"TISSUEGRID_PYTHON": sys.executable, "TISSUEGRID_SHARED": str(folder.parent / "meetings")}
+    return Slurm(folder, {**environment, **ours})
 
 
 @pytest.fixture(scope="session")

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_config
-from tests.processes import train_killed_at
-from tests.slurm.conftest import Job, Slurm
+from tests.slurm.conftest import Slurm
+from tests.slurm.training import OPTIONS, STEPS, has_step, train, weights, weights_of_one_machine
 from trainer.checkpoint import listed
-from trainer.config import load_config
-from trainer.plan import make_plan, write_run
 from trainer.rundir import RunDir
-from trainer.scale import this_machine
-
-STEPS = 18
-OPTIONS: dict[str, object] = {
-    "model.unfrozen_depth": 1,
-    "loop.epochs": 3,
-    "loop.checkpoint_every": 1,
-    "scale.workers": 2,
-    "augment.input_size": 64,
-}
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
     """A path with a space in it."""
     return tmp_path / "shared runs"
-
-
-def train(slurm: Slurm, config: Path, *flags: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:
-    """Submits a training over nodes of two CPUs each."""
-    given = ("-N", str(nodes), "--gpus-per-node=0", "-c", "2", *options, "slurm/train.sh", str(config), *flags)
-    return slurm.submit(*given, output=config.with_suffix(".out"))
-
-
-def has_step(run: RunDir, attempt: int, step: int) -> bool:
-    return any(c.attempt >= attempt and c.step >= step for c in listed(run))
-
-
-def weights(run: RunDir) -> str:
-    newest = listed(run)[0]
-    assert newest.step == STEPS
-    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
 
 
 def test_stopped_and_requeued_it_ends_as_if_never_stopped(
@@ -66,11 +37,8 @@ def test_stopped_and_requeued_it_ends_as_if_never_stopped(
     assert f"stopped at step {stopped_at}, with a good checkpoint" in job.said
     assert not job.left()
 
-    alone = load_config(write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"}))
-    plan, data, base = make_plan(alone, this_machine())
-    write_run(plan, data, base)
-    assert train_killed_at(plan, None).status == "done"
-    assert weights(run) == weights(plan.run)
+    alone = write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"})
+    assert weights(run) == weights_of_one_machine(alone)
 
 
 def test_cancelled_it_leaves_nothing(slurm: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path) -> None:
