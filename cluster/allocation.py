@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+NO_DEVICES = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES by which no GPU was granted."""
 
 
 class AllocationError(Exception):
@@ -16,6 +22,8 @@ class Allocation:
     """This node's part of an allocation, as the task that runs on it sees it."""
 
     job: str
+    """The job's name, which it keeps when it is requeued."""
+    start: str
     """Names this start of the job: no other start, step or job has the same, on no node."""
     rank: int
     """This node's number; node 0 is the head."""
@@ -40,15 +48,16 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
     if "SLURM_PROCID" not in environment:
         raise AllocationError(
             "inside a Slurm job, and not started by srun; start one task a node: "
-            "srun --ntasks-per-node=1 python -m cluster run -- COMMAND"
+            "srun --ntasks-per-node=1 python -m cluster ..."
         )
     nodes, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
     if tasks != nodes:
         raise AllocationError(f"srun started {tasks} tasks on {nodes} nodes; start one a node: --ntasks-per-node=1")
     cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment["SLURM_CPUS_ON_NODE"])
-    parts = (environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))
+    job = environment["SLURM_JOB_ID"]
     return Allocation(
-        job="-".join(parts),
+        job=job,
+        start="-".join((job, environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))),
         rank=int(environment["SLURM_PROCID"]),
         nodes=nodes,
         node=environment["SLURMD_NODENAME"],
@@ -62,14 +71,47 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
 def local(job: str, rank: int, nodes: int) -> Allocation:
     """One of several pretended nodes on this machine, each with an equal share of its cores and no GPU."""
     cores = len(os.sched_getaffinity(0))
-    return Allocation(job, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+    return Allocation(job, job, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+
+
+def this_machine() -> Allocation:
+    """The machine itself, where no scheduler has given anything."""
+    job, cores = f"here-{secrets.token_hex(3)}", len(os.sched_getaffinity(0))
+    return Allocation(job, job, 0, 1, socket.gethostname(), cores, visible_gpus(os.environ) or 0, None, "127.0.0.1")
+
+
+def node_names(environment: Mapping[str, str]) -> list[str]:
+    """The names of the nodes on which `srun` started tasks; empty outside of Slurm."""
+    return hostnames(environment.get("SLURM_STEP_NODELIST", ""))
+
+
+def hostnames(nodelist: str) -> list[str]:
+    """The names that Slurm abbreviates: `n[01-02,7],login` is n01, n02, n7, login."""
+    names = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
+        head, bracket, tail = part.partition("[")
+        inside, _, tail = tail.partition("]")
+        numbers = [number for span in inside.split(",") for number in _span(span)] if bracket else [""]
+        names += [f"{head}{number}{rest}" for number in numbers for rest in hostnames(tail) or [""]]
+    return names
+
+
+def _span(span: str) -> list[str]:
+    first, _, last = span.partition("-")
+    return [f"{number:0{len(first)}}" for number in range(int(first), int(last or first) + 1)]
+
+
+def visible_gpus(environment: Mapping[str, str]) -> int | None:
+    """How many devices CUDA_VISIBLE_DEVICES names; None where it is not set."""
+    devices = environment.get("CUDA_VISIBLE_DEVICES")
+    return None if devices is None else len([one for one in devices.split(",") if one not in NO_DEVICES])
 
 
 def _gpus(environment: Mapping[str, str]) -> int:
     """As counted by Slurm; by the devices that are visible where it does not count them (GPUs without --gpus...)."""
     if counted := environment.get("SLURM_GPUS_ON_NODE"):
         return int(counted)
-    return len([device for device in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if device])
+    return visible_gpus(environment) or 0
 
 
 def _memory(environment: Mapping[str, str], cpus: int) -> int | None:

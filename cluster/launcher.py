@@ -63,11 +63,11 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
     """
     adopt_orphans()
     requests = Requests()
-    meeting = Rendezvous(shared.absolute() / allocation.job)
+    meeting = Rendezvous(shared.absolute() / allocation.start)
     try:
         meeting.open()
         os.environ.update(ray_environment())
-        with private_directory(f"{allocation.job}-{allocation.node}") as directory:
+        with private_directory(f"{allocation.start}-{allocation.node}") as directory:
             node = Node(allocation, meeting, directory, join_s)
             return lead(node, command, requests) if allocation.rank == 0 else follow(node)
     except OSError as error:
