@@ -18,6 +18,7 @@ from cluster.doctor.limited import Ended, program
 BYTES = {"nccl": 256_000_000, "gloo": 16_000_000}
 LEAST_BYTES_PER_S = {"nccl": 1e9, "gloo": 5e7}
 ROUNDS = 5
+START_S = 120.0  # torch may come from slow storage
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Group:
     backend: str
     limit_s: float
 
+    @property
+    def end_s(self) -> float:
+        """Seconds after which a rank is killed, its start included."""
+        return START_S + self.limit_s
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -39,10 +45,10 @@ class Outcome:
 
 
 def run_rank(group: Group, rank: int, device: int) -> Outcome:
-    """Runs one rank; its limit leaves time to start beyond the group's."""
+    """Runs one rank."""
     ended = program(
         [sys.executable, "-m", "cluster.doctor.all_reduce", json.dumps(asdict(group)), str(rank), str(device)],
-        1.5 * group.limit_s,
+        group.end_s,
     )
     return outcome(ended, group)
 
@@ -50,7 +56,7 @@ def run_rank(group: Group, rank: int, device: int) -> Outcome:
 def outcome(ended: Ended, group: Group) -> Outcome:
     """What a rank's end means."""
     if ended.code is None:
-        return Outcome(0.0, f"not done in {1.5 * group.limit_s:.0f} s")
+        return Outcome(0.0, f"not done in {group.end_s:.0f} s")
     if ended.code != 0:
         return Outcome(0.0, ended.last_line)
     return Outcome(float(ended.answer["seconds"]), "")

@@ -22,11 +22,11 @@ from cluster.doctor.finding import Finding, failed, from_word, passed
 from cluster.doctor.here import FILES_S, PROGRAM_S, Answer, Task, examine, reduce
 from cluster.doctor.limited import Check, Later, LimitError, look, problem
 from cluster.doctor.output import Report
-from cluster.processes import adopt_orphans, end_all
+from cluster.processes import STOP_SIGNALS, adopt_orphans, end_all
 from cluster.rendezvous import Rendezvous, Word
 
 GROUP_S = 60.0
-CHECKED_S, REDUCED_S = PROGRAM_S + 30.0, 2 * GROUP_S + 30.0
+CHECKED_S = PROGRAM_S + 30.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Request:
 def take_part(allocation: Allocation, request: Request, report: Callable[[Report], None]) -> int:
     """This node's part: the first one reports on all; the exit code, which on the others is 0 if they could answer."""
     adopt_orphans()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda which, _: sys.exit(128 + which))
     exchange = Exchange(allocation, Rendezvous(request.shared.absolute() / f"doctor-{allocation.start}"))
     try:
         if allocation.rank == 0:
@@ -57,9 +58,9 @@ def take_part(allocation: Allocation, request: Request, report: Callable[[Report
     except (SilenceError, LimitError, OSError) as error:
         print(f"error: node {allocation.node}: {problem(error)}; {UNSEEN}", file=sys.stderr, flush=True)
         return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # a second request must not cut the leave-taking short
         with suppress(LimitError):
             Later(lambda: exchange.leave(range(1, allocation.nodes)), FILES_S).result()
         end_all()
@@ -162,7 +163,7 @@ def _reduce_all(exchange: Exchange, gpus: Mapping[int, int], names: Mapping[int,
     firsts = {rank: sum(counts[other] for other in counts if other < rank) for rank in counts}
     exchange.tell("group", {"group": asdict(group), "ranks": {rank: (firsts[rank], counts[rank]) for rank in counts}})
     own = reduce(allocation, group, firsts[0], counts[0])
-    heard = exchange.hear_all("reduced", list(counts)[1:], REDUCED_S)
+    heard = exchange.hear_all("reduced", list(counts)[1:], group.end_s + 30)
     theirs = {rank: _findings(heard[rank]) if rank in heard else [_lost()] for rank in list(counts)[1:]}
     return [replace(one, node=names[rank]) for rank, found in {0: own, **theirs}.items() for one in found]
 
@@ -174,7 +175,7 @@ def _lost() -> Finding:
 def _trainer_checks(task: Task) -> list[Check]:
     """What the trainer says, on the first node alone: that is where a run reads weights, and stores are the same."""
     remedy = "see what python -m trainer says there"
-    checks = [Check("weights", 2 * PROGRAM_S, remedy, lambda: [programs.weights(PROGRAM_S)])]
+    checks = [Check("weights", PROGRAM_S + 10, remedy, lambda: [programs.weights(PROGRAM_S)])]
     for path, files in task.stores.items():
         checks.append(_store_check(Path(path), programs.verify_limit_s(files)))
     return checks

@@ -17,7 +17,7 @@ from cluster.doctor.finding import Finding, failed
 from cluster.doctor.limited import Check, look
 from cluster.private import PARENT, PREFIX
 
-FILES_S, PROGRAM_S = 30.0, 90.0
+FILES_S, PROGRAM_S = 30.0, 180.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def reduce(allocation: Allocation, group: all_reduce.Group, first_rank: int, ran
         return [all_reduce.judge(group, outcome, interface)]
 
     remedy = "look at that node: it does not start programs"
-    return look([Check("all-reduce", 2 * group.limit_s, remedy, _bound(run, device)) for device in range(ranks)])
+    return look([Check("all-reduce", group.end_s + 10, remedy, _bound(run, device)) for device in range(ranks)])
 
 
 def _storage_checks(allocation: Allocation, task: Task) -> list[Check]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -185,7 +188,7 @@ def test_the_bandwidth_of_a_ring() -> None:
 def test_how_a_rank_ends() -> None:
     assert all_reduce.outcome(Ended(0, 'note\n{"seconds": 0.5}\n'), GROUP) == all_reduce.Outcome(0.5, "")
     assert all_reduce.outcome(Ended(1, "Traceback\nError: no route\n"), GROUP).problem == "Error: no route"
-    assert all_reduce.outcome(Ended(None, ""), GROUP).problem == "not done in 90 s"
+    assert all_reduce.outcome(Ended(None, ""), GROUP).problem == "not done in 180 s"
 
 
 def test_a_rank_whose_others_never_come_is_a_fail() -> None:
@@ -549,6 +552,26 @@ def test_this_machine_with_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     (fail,) = [one for one in json.loads(done.stdout)["findings"] if one["level"] == "fail"]
     assert fail["check"] == "GPUs"
     assert fail["found"].startswith("2 granted, torch sees 0 (torch ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_doctor_that_is_stopped_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    places = ("--shared", str(tmp_path / "shared"), "--storage", str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster", "doctor", "--nodes", "local:2", *places],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not list(tmp_path.glob(".tissuegrid-doctor-mark-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)
+    assert process.wait(60) != 0
+    assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_usage() -> None:
