@@ -8,14 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.allocation import AllocationError
+from cluster.allocation import Allocation, AllocationError, node_names, visible_gpus
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cluster", description="Makes a Ray cluster where the work runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster", description="Makes a Ray cluster where the work runs, and checks beforehand."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_run(commands)
+    add_doctor(commands)
     given = parser.parse_args(arguments)
     try:
         return int(given.command(given))
@@ -34,6 +37,20 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.set_defaults(command=run)
 
 
+def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`doctor`."""
+    parser = commands.add_parser("doctor", help="check that a run would work here, and say what to do where not")
+    parser.add_argument("--nodes", metavar="local:N", help="try out on N pretended nodes of this machine")
+    parser.add_argument(
+        "--store", type=Path, action="append", default=[], help="a tile store to verify; may be repeated"
+    )
+    parser.add_argument("--storage", type=Path, default=Path("runs"), help="where runs are kept (run.storage)")
+    parser.add_argument("--shared", type=Path, default=Path(".tissuegrid"), help="a folder that all nodes see")
+    parser.add_argument("--join-s", type=float, default=60.0, help="seconds in which every node must have come")
+    parser.add_argument("--json", action="store_true", help="print every finding as JSON, and nothing else")
+    parser.set_defaults(command=doctor)
+
+
 def run(given: argparse.Namespace) -> int:
     """Makes this node a part of the cluster, and runs the command on the first."""
     from cluster.allocation import from_slurm
@@ -41,11 +58,32 @@ def run(given: argparse.Namespace) -> int:
     from cluster.local import run_local
 
     if given.nodes is not None:
-        return run_local(given.nodes, given.shared, given.argv, given.join_s)
+        return run_local(given.nodes, lambda one: launch(one, given.shared, given.argv, given.join_s))
     allocation = from_slurm(os.environ)
     if allocation is None:
         raise AllocationError("there is no Slurm allocation here; use sbatch or srun, or try out with --nodes local:2")
     return launch(allocation, given.shared, given.argv, given.join_s)
+
+
+def doctor(given: argparse.Namespace) -> int:
+    """Examines this node as one of the allocation's; the first one reports."""
+    from cluster.allocation import from_slurm, this_machine
+    from cluster.doctor.examine import Request, take_part
+    from cluster.doctor.output import show
+    from cluster.local import run_local
+
+    def act(allocation: Allocation, names: Sequence[str], granted: int | None) -> int:
+        asked = (given.shared, given.storage, tuple(given.store), given.join_s)
+        return take_part(allocation, Request(*asked, tuple(names), granted), lambda report: show(report, given.json))
+
+    if given.nodes is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # pretended nodes have no GPU
+        return run_local(given.nodes, lambda one: act(one, [f"local{rank}" for rank in range(one.nodes)], 0))
+    allocation = from_slurm(os.environ)
+    if allocation is None:
+        here = this_machine()
+        return act(here, [here.node], visible_gpus(os.environ))
+    return act(allocation, node_names(os.environ), allocation.gpus)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+NO_DEVICES = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES by which no GPU was granted."""
 
 
 class AllocationError(Exception):
@@ -30,6 +37,11 @@ class Allocation:
     peer: str
     """An address in the network that connects the nodes."""
 
+    @property
+    def short_name(self) -> str:
+        """This node of this start, in few letters: long names would leave no room for those of Ray's sockets."""
+        return f"{self.job}-{hashlib.sha256(self.start.encode()).hexdigest()[:6]}-{self.rank}"
+
 
 def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
     """The allocation of a task that `srun` started; None outside of Slurm.
@@ -42,7 +54,7 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
     if "SLURM_PROCID" not in environment:
         raise AllocationError(
             "inside a Slurm job, and not started by srun; start one task a node: "
-            "srun --ntasks-per-node=1 python -m cluster run -- COMMAND"
+            "srun --ntasks-per-node=1 python -m cluster ..."
         )
     nodes, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
     if tasks != nodes:
@@ -69,11 +81,44 @@ def local(job: str, rank: int, nodes: int) -> Allocation:
     return Allocation(job, job, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
 
 
+def this_machine() -> Allocation:
+    """The machine itself, where no scheduler has given anything."""
+    job, cores = f"here-{secrets.token_hex(3)}", len(os.sched_getaffinity(0))
+    return Allocation(job, job, 0, 1, socket.gethostname(), cores, visible_gpus(os.environ) or 0, None, "127.0.0.1")
+
+
+def node_names(environment: Mapping[str, str]) -> list[str]:
+    """The names of the nodes on which `srun` started tasks; empty outside of Slurm."""
+    return hostnames(environment.get("SLURM_STEP_NODELIST", ""))
+
+
+def hostnames(nodelist: str) -> list[str]:
+    """The names that Slurm abbreviates: `n[01-02,7],login` is n01, n02, n7, login."""
+    names = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
+        head, bracket, tail = part.partition("[")
+        inside, _, tail = tail.partition("]")
+        numbers = [number for span in inside.split(",") for number in _span(span)] if bracket else [""]
+        names += [f"{head}{number}{rest}" for number in numbers for rest in hostnames(tail) or [""]]
+    return names
+
+
+def _span(span: str) -> list[str]:
+    first, _, last = span.partition("-")
+    return [f"{number:0{len(first)}}" for number in range(int(first), int(last or first) + 1)]
+
+
+def visible_gpus(environment: Mapping[str, str]) -> int | None:
+    """How many devices CUDA_VISIBLE_DEVICES names; None where it is not set."""
+    devices = environment.get("CUDA_VISIBLE_DEVICES")
+    return None if devices is None else len([one for one in devices.split(",") if one not in NO_DEVICES])
+
+
 def _gpus(environment: Mapping[str, str]) -> int:
     """As counted by Slurm; by the devices that are visible where it does not count them (GPUs without --gpus...)."""
     if counted := environment.get("SLURM_GPUS_ON_NODE"):
         return int(counted)
-    return len([device for device in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if device])
+    return visible_gpus(environment) or 0
 
 
 def _memory(environment: Mapping[str, str], cpus: int) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import sys
@@ -69,7 +68,7 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
     try:
         meeting.open()
         os.environ.update(ray_environment())
-        with private_directory(_short_name(allocation)) as directory:
+        with private_directory(allocation.short_name) as directory:
             node = Node(allocation, meeting, directory, join_s)
             return lead(node, command, requests) if allocation.rank == 0 else follow(node)
     except FileExistsError as error:
@@ -173,11 +172,6 @@ def follow(node: Node) -> int:
     finally:
         end_all()
         _say_farewell(node)
-
-
-def _short_name(allocation: Allocation) -> str:
-    """Of this start on this node: long names of clusters and nodes would not leave room for those of Ray's sockets."""
-    return f"{allocation.job}-{hashlib.sha256(allocation.start.encode()).hexdigest()[:6]}-{allocation.rank}"
 
 
 def _authenticate(meeting: Rendezvous) -> None:

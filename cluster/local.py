@@ -7,17 +7,18 @@ import re
 import secrets
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from cluster.allocation import AllocationError, local
-from cluster.launcher import run
+from cluster.allocation import Allocation, AllocationError, local
 from cluster.processes import STOP_SIGNALS
 
 
-def run_local(asked: str, shared: Path, command: Sequence[str], join_s: float) -> int:
-    """`run` with `local:N` pretended nodes: one process each, as `srun` starts them; the first one's exit code.
+def run_local(asked: str, act: Callable[[Allocation], int]) -> int:
+    """Does what each node does on `local:N` pretended ones: one process each, as `srun` starts them.
+
+    Returns:
+        The first one's exit code.
 
     Raises:
         AllocationError: where `asked` is not local:N.
@@ -26,7 +27,7 @@ def run_local(asked: str, shared: Path, command: Sequence[str], join_s: float) -
         raise AllocationError(f"--nodes {asked}: give local:N with N from 1 to 99, or start by srun")
     nodes, job = int(match[1]), f"local-{secrets.token_hex(3)}"
     allocations = [local(job, rank, nodes) for rank in range(nodes)]
-    processes = [_fork(partial(run, one, shared, command, join_s)) for one in allocations]
+    processes = [_fork(partial(act, one)) for one in allocations]
     for number in STOP_SIGNALS:
         signal.signal(number, lambda which, _: os.kill(processes[0], which))
     codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]

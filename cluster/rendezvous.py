@@ -53,9 +53,9 @@ class Rendezvous:
         """Says that it is over."""
         self._write("over", {})
 
-    def publish(self, rank: int, word: Word) -> None:
-        """Says how a node is."""
-        self._write(f"node-{rank}", word)
+    def publish(self, rank: int, word: Word, topic: str = "node") -> None:
+        """Says how a node is, or what it has to say on a topic."""
+        self._write(f"{topic}-{rank}", word)
 
     def head(self) -> str | None:
         """Where the head is (host:port), once it says so."""
@@ -66,9 +66,9 @@ class Rendezvous:
         """Whether the head has said that it is over."""
         return self._read("over") is not None
 
-    def word_of(self, rank: int) -> Word | None:
-        """What a node said last; None where it has not come."""
-        return self._read(f"node-{rank}")
+    def word_of(self, rank: int, topic: str = "node") -> Word | None:
+        """What a node said last; None where it has not come, or has said nothing on the topic."""
+        return self._read(f"{topic}-{rank}")
 
     def remove(self) -> None:
         """Removes the folder, and the one around it where no other job has its own there."""

@@ -68,11 +68,13 @@ def fetch_weights(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     from trainer.config import HUB_WEIGHTS
 
     parser.add_argument("name", nargs="?", default="imagenet1k_v2", choices=HUB_WEIGHTS)
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a file that you have brought")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a file that you have brought")
+    how.add_argument("--check", action="store_true", help="fetch nothing; exit 1 where they are not there, or damaged")
     given = parser.parse_args(arguments)
-    from trainer.weights import fetch
+    from trainer.weights import check, fetch
 
-    print(f"{given.name} is in {fetch(given.name, given.source)}")
+    print(f"{given.name} is in {check(given.name) if given.check else fetch(given.name, given.source)}")
     return 0
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from trainer.errors import RunError, UsageError
 from trainer.model import HEAD, build
 
 PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
+SILENT_S = 30.0
 StateDict = dict[str, Tensor]
 
 
@@ -49,10 +52,15 @@ def load_base(weights: str, seed: int) -> Base:
     return Base(state, data, hashlib.sha256(data).hexdigest(), weights)
 
 
+def hub_url(weights: str) -> str:
+    """From where torchvision gets a named set of weights."""
+    url: str = ResNet50_Weights[weights.upper()].url
+    return url
+
+
 def hub_file(weights: str) -> Path:
     """Where torchvision keeps the file of a named set of weights."""
-    url: str = ResNet50_Weights[weights.upper()].url
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    return Path(torch.hub.get_dir()) / "checkpoints" / hub_url(weights).rsplit("/", 1)[-1]
 
 
 def cached(weights: str) -> Path:
@@ -67,37 +75,67 @@ def cached(weights: str) -> Path:
     return path
 
 
+def check(weights: str) -> Path:
+    """The cached file of a named set of weights, its hash checked.
+
+    Raises:
+        RunError: where it is not there, or is another; with the remedy.
+    """
+    try:
+        path = cached(weights)
+    except UsageError as error:
+        raise RunError(str(error)) from None
+    if not _matches(path, path):
+        raise RunError(
+            f"{path} is damaged (another sha256); run `python -m trainer fetch-weights {weights}` to replace it"
+        )
+    return path
+
+
 def fetch(weights: str, source: Path | None = None) -> Path:
     """Fills torchvision's cache with a named set of weights, from the internet or from a file; returns its place.
 
     Raises:
-        UsageError: where the file is not the one that torchvision publishes (by the hash in its name).
-        RunError: where it cannot be downloaded.
+        UsageError: where the given file is not the one that torchvision publishes (by the hash in its name).
+        RunError: where it cannot be downloaded, or comes as another.
     """
     target = hub_file(weights)
     if target.is_file() and _matches(target, target):
         return target
     if source is not None and not source.is_file():
         raise UsageError(f"{source} is not a file; name the {target.name} that you have brought")
-    url: str = ResNet50_Weights[weights.upper()].url
+    url = hub_url(weights)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    bring = (
+        "On a machine with internet, download it, bring it here and run "
+        f"`python -m trainer fetch-weights {weights} --from {target.name}`"
+    )
     try:
         if source is None:
-            torch.hub.download_url_to_file(url, str(temporary))
+            _download(url, temporary)
         else:
             shutil.copyfile(source, temporary)
         if not _matches(temporary, target):
-            raise UsageError(f"{source or url} is not {target.name} (another sha256): it is damaged, or another file")
+            if source is None:
+                raise RunError(f"{url} came damaged, or as another file (another sha256). Try again. {bring}")
+            raise UsageError(f"{source} is not {target.name} (another sha256): it is damaged, or another file")
         temporary.replace(target)
-    except OSError as error:
-        raise RunError(
-            f"{url} cannot be fetched ({error}). On a machine with internet, download it, bring it here and run "
-            f"`python -m trainer fetch-weights {weights} --from {target.name}`"
-        ) from None
+    except (OSError, HTTPException) as error:
+        raise RunError(f"{url} cannot be fetched ({error}). {bring}") from None
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def _download(url: str, target: Path) -> None:
+    """With an end to every wait: a firewall may let nothing through and not say so."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENT_S)
+    try:
+        torch.hub.download_url_to_file(url, str(target))
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _matches(file: Path, named: Path) -> bool:

@@ -1,6 +1,13 @@
 import hashlib
+import io
 import pickle
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -8,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
-from trainer.errors import RunError, UsageError
+from trainer.__main__ import main
+from trainer.errors import UsageError
 from trainer.model import build
 from trainer.weights import fetch, hub_file, load_base
 
@@ -129,14 +137,125 @@ def test_weights_that_were_brought_are_checked_and_cached(
     assert [file.name for file in (hub / "checkpoints").iterdir()] == [f"resnet50-{digest}.pth"]
 
 
-def test_without_internet_the_error_says_what_to_bring(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object) -> None:
-        raise OSError("no route to host")
+@dataclass
+class Site:
+    """A web server on this machine in place of torchvision's. `cut` sends half of a file and hangs up."""
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(RunError, match=r"no route to host.*--from resnet50-"):
-        fetch("imagenet1k_v1")
-    assert not list(hub.rglob("*.pth*"))
+    folder: Path
+    port: int = 0
+    cut: bool = False
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "site")
+    site.folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *given: Any):
+            super().__init__(*given, directory=str(site.folder))
+
+        def log_message(self, *_: object) -> None: ...
+
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            content = source.read()
+            outputfile.write(content[: len(content) // 2] if site.cut else content)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        site.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield site
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def published(site: Site, hub: Path, theirs: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights on the server, under a name with the beginning of their sha256; where they will be in the cache."""
+    stream = io.BytesIO()
+    torch.save(theirs.state_dict(), stream)
+    name = f"resnet50-{hashlib.sha256(stream.getvalue()).hexdigest()[:8]}.pth"
+    (site.folder / name).write_bytes(stream.getvalue())
+    monkeypatch.setattr("trainer.weights.hub_url", lambda _: f"http://127.0.0.1:{site.port}/{name}")
+    return hub / "checkpoints" / name
+
+
+def cache(hub: Path) -> list[str]:
+    return sorted(file.name for file in hub.rglob("*") if file.is_file())
+
+
+def test_weights_are_downloaded_checked_and_used(site: Site, published: Path, hub: Path) -> None:
+    assert main(["fetch-weights"]) == 0
+    assert published.read_bytes() == (site.folder / published.name).read_bytes()
+    assert cache(hub) == [published.name]
+    assert load_base("imagenet1k_v2", 0).source == "imagenet1k_v2"
+    assert socket.getdefaulttimeout() is None
+    (site.folder / published.name).unlink()
+    assert fetch("imagenet1k_v2") == published  # it is there, so nobody is asked
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "gone"])
+def test_a_download_that_is_not_whole_leaves_nothing(
+    site: Site, published: Path, hub: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.cut = damage == "cut"
+    if damage == "other":
+        (site.folder / published.name).write_bytes(b"a page that says: log in first")
+    if damage == "gone":
+        (site.folder / published.name).unlink()
+    assert main(["fetch-weights"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"http://127.0.0.1:{site.port}/{published.name}" in line
+    assert cache(hub) == []
+
+
+def test_without_internet_the_error_says_what_to_fetch_and_how_to_bring_it(
+    published: Path, hub: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}/{published.name}"
+        monkeypatch.setattr("trainer.weights.hub_url", lambda _: url)
+        assert main(["fetch-weights", "imagenet1k_v1"]) == 1
+    said = capsys.readouterr().err
+    for part in (url, "refused", f"python -m trainer fetch-weights imagenet1k_v1 --from {published.name}"):
+        assert part in said
+    assert cache(hub) == []
+
+
+def test_a_site_that_says_nothing_is_given_up(
+    published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainer.weights.SILENT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{published.name}"
+        monkeypatch.setattr("trainer.weights.hub_url", lambda _: url)
+        assert main(["fetch-weights"]) == 1
+    assert "timed out" in capsys.readouterr().err
+
+
+def test_check_says_whether_the_weights_are_there_and_whole(
+    published: Path, hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fetch-weights", "--check"]) == 1
+    assert "python -m trainer fetch-weights imagenet1k_v2 --from FILE" in capsys.readouterr().err
+    assert cache(hub) == []
+    fetch("imagenet1k_v2")
+    assert main(["fetch-weights", "--check"]) == 0
+    assert str(published) in capsys.readouterr().out
+    with published.open("r+b") as file:
+        file.write(b"X")
+    assert main(["fetch-weights", "--check"]) == 1
+    assert "is damaged" in capsys.readouterr().err
+    assert main(["fetch-weights"]) == 0  # replaces it
+    assert main(["fetch-weights", "--check"]) == 0
+
+
+def test_check_fetches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fetch-weights", "--check", "--from", str(tmp_path)])
+    assert stop.value.code == 2
 
 
 def test_the_cache_is_torchvisions(hub: Path) -> None:

@@ -1,0 +1,1 @@
+"""Preflight checks: would a run work here? Each problem is named with its remedy."""
