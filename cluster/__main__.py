@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.allocation import AllocationError
+from cluster.submit import SubmitError
+from cluster.upload import UploadError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,12 +18,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster", description="Makes a Ray cluster where the work runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_run(commands)
+    add_submit(commands)
     given = parser.parse_args(arguments)
     try:
         return int(given.command(given))
-    except AllocationError as error:
+    except (AllocationError, UploadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SubmitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +38,22 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--join-s", type=float, default=180.0, help="seconds in which every node must have joined")
     parser.add_argument("argv", nargs="+", metavar="-- CMD", help="the command, run on the first node")
     parser.set_defaults(command=run)
+
+
+def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`submit -- CMD`."""
+    parser = commands.add_parser("submit", help="run a command as a job of a running Ray cluster, and follow it")
+    parser.add_argument(
+        "--address",
+        metavar="http://HOST:PORT",
+        type=_dashboard,
+        default=os.environ.get("RAY_API_SERVER_ADDRESS"),
+        required="RAY_API_SERVER_ADDRESS" not in os.environ,
+        help="the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS)",
+    )
+    parser.add_argument("--working-dir", type=Path, default=Path(), help="the folder to upload (default: this one)")
+    parser.add_argument("argv", nargs="+", metavar="-- CMD", help="the command, run in a copy of the folder")
+    parser.set_defaults(command=submit)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -46,6 +68,19 @@ def run(given: argparse.Namespace) -> int:
     if allocation is None:
         raise AllocationError("there is no Slurm allocation here; use sbatch or srun, or try out with --nodes local:2")
     return launch(allocation, given.shared, given.argv, given.join_s)
+
+
+def submit(given: argparse.Namespace) -> int:
+    """Runs the command as a job of the cluster; the job's exit code."""
+    from cluster.submit import submit as send
+
+    return send(given.address, given.working_dir, given.argv)
+
+
+def _dashboard(address: str) -> str:
+    if not address.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{address}: name the cluster's dashboard, such as http://127.0.0.1:8265")
+    return address
 
 
 if __name__ == "__main__":
