@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.allocation import Allocation, AllocationError, node_names, visible_gpus
+from cluster.submit import SubmitError
+from cluster.upload import UploadError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,12 +21,16 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_run(commands)
     add_doctor(commands)
+    add_submit(commands)
     given = parser.parse_args(arguments)
     try:
         return int(given.command(given))
-    except AllocationError as error:
+    except (AllocationError, UploadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SubmitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,6 +55,22 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--join-s", type=float, default=60.0, help="seconds in which every node must have come")
     parser.add_argument("--json", action="store_true", help="print every finding as JSON, and nothing else")
     parser.set_defaults(command=doctor)
+
+
+def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`submit -- CMD`."""
+    parser = commands.add_parser("submit", help="run a command as a job of a running Ray cluster, and follow it")
+    parser.add_argument(
+        "--address",
+        metavar="http://HOST:PORT",
+        type=_dashboard,
+        default=os.environ.get("RAY_API_SERVER_ADDRESS"),
+        required="RAY_API_SERVER_ADDRESS" not in os.environ,
+        help="the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS)",
+    )
+    parser.add_argument("--working-dir", type=Path, default=Path(), help="the folder to upload (default: this one)")
+    parser.add_argument("argv", nargs="+", metavar="-- CMD", help="the command, run in a copy of the folder")
+    parser.set_defaults(command=submit)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -84,6 +106,19 @@ def doctor(given: argparse.Namespace) -> int:
         here = this_machine()
         return act(here, [here.node], visible_gpus(os.environ))
     return act(allocation, node_names(os.environ), allocation.gpus)
+
+
+def submit(given: argparse.Namespace) -> int:
+    """Runs the command as a job of the cluster; the job's exit code."""
+    from cluster.submit import submit as send
+
+    return send(given.address, given.working_dir, given.argv)
+
+
+def _dashboard(address: str) -> str:
+    if not address.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{address}: name the cluster's dashboard, such as http://127.0.0.1:8265")
+    return address
 
 
 if __name__ == "__main__":

@@ -86,9 +86,10 @@ class Resources:
 @contextmanager
 def join() -> Iterator[Resources | None]:
     """Joins the cluster that `RAY_ADDRESS` names for as long as the context lasts; None where it names none."""
-    with environment(ray_environment()):
+    with environment(missing := ray_environment()):
         if address := os.environ.get("RAY_ADDRESS"):
-            with _session(address=address):
+            # The cluster may have been started by others, without our variables.
+            with _session(address=address, runtime_env={"env_vars": missing}):
                 yield _resources()
         else:
             yield None

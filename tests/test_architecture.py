@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-RAY = {"cluster/ray_cluster.py", "trainer/launch.py", "trainer/remote.py"}
+RAY = {"cluster/ray_cluster.py", "cluster/submit.py", "cluster/upload.py", "trainer/launch.py", "trainer/remote.py"}
 # Inside trainer, each layer may import those before it.
 LAYERS = [
     {"errors", "progress", "durable", "stop", "job"},

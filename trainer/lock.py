@@ -20,6 +20,8 @@ from trainer.rundir import Json, RunDir, json_bytes, now, read_json, write_json
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
 SETTLE_S = 0.5
+ENDED = ("Z", "X")
+"""States of a process that runs no more (proc(5))."""
 HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "job", "job_start", "since", "beats"}
 
 
@@ -142,8 +144,12 @@ def _pid_namespace() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot: tells it from a later one with the same number."""
+    """When a process started, in clock ticks since boot: tells it from a later one with the same number.
+
+    None where there is none, or only its exit code, kept for a parent that has not asked for it yet.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return None
+    return None if fields[0] in ENDED else fields[19]

@@ -32,6 +32,7 @@ from trainer.weights import Base, load_base
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 CPU_MICRO_BATCH = 32
 GPU_MICRO_BATCH = 256
+RAY_COPIES = "working_dir_files"  # where a node of Ray unpacks the working directories of jobs
 TRUNK_STRIDE = 32  # px of input to a cell of layer4's map
 
 
@@ -72,6 +73,7 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
     Raises:
         UsageError: naming what does not fit and the remedy.
     """
+    _refuse_lost(config.run.storage)
     base = load_base(config.model.weights, config.run.seed)
     data = open_data(config)
     scale = resolve(config.scale, machine)
@@ -143,6 +145,15 @@ def trainable(plan: Plan) -> tuple[int, int]:
     parameters = sum(p.numel() for p in learning.parameters())
     buffers = sum(b.numel() for b in learning.buffers())
     return parameters, 4 * (3 * parameters + buffers)
+
+
+def _refuse_lost(storage: Path) -> None:
+    """Refuses to keep runs in the copy of a working directory that Ray makes for a job, and removes after it."""
+    if any(folder.name == RAY_COPIES for folder in storage.parents):
+        raise UsageError(
+            f"run.storage: {storage} is in the copy of the working directory that Ray made for this job, and is lost "
+            "with it; give an absolute path that all nodes see: --run.storage /PATH/runs"
+        )
 
 
 def _precision(config: Config, gpu: bool) -> str:

@@ -36,10 +36,12 @@ def test_a_killed_holder_is_taken_over_at_once(run: RunDir) -> None:
         "from trainer.rundir import RunDir; RunLock(RunDir(Path(sys.argv[1]))).__enter__(); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    subprocess.run([sys.executable, "-c", code, str(run.path)], check=False)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(run.path)])
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # as under a parent that never asks: a zombie stays
     assert run.lock_file.exists()
     with RunLock(run):
         assert json.loads(run.lock_file.read_text())["pid"] == os.getpid()
+    holder.wait()
 
 
 def test_a_process_number_that_was_given_again_is_not_the_holder(run: RunDir) -> None:

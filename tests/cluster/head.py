@@ -1,0 +1,145 @@
+"""A running Ray cluster of one node, with token and dashboard, as others run it: for jobs to be submitted to.
+
+`python -m tests.cluster.head` prints where it is as one line of JSON, and ends it all when its standard input ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cluster.addresses import free_port
+from cluster.allocation import local
+from cluster.private import private_directory
+from cluster.processes import adopt_orphans, end_all, start
+from cluster.ray_cluster import authentication, head_argv
+from tests.conftest import REPOSITORY
+
+START_S = 120.0
+LOCAL = "127.0.0.1"
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the cluster is, and the environment in which its user works."""
+
+    address: str
+    directory: Path
+    environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def ray(self, verb: str, *arguments: str) -> tuple[int, str]:
+        """Runs `ray job VERB ...` in the repository; its exit code and what it printed."""
+        ended = subprocess.run(
+            [*RAY, "job", verb, "--address", self.address, *arguments],
+            cwd=REPOSITORY,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return ended.returncode, ended.stdout
+
+    def submit(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Starts `python -m cluster submit ...` in the repository."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster", "submit", "--address", self.address, *arguments],
+            cwd=REPOSITORY,
+            env={**self.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+
+@contextmanager
+def running_head() -> Iterator[Head]:
+    """The cluster, for as long as the context lasts."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.head"],
+        cwd=REPOSITORY,
+        env={**clean, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert supervisor.stdin is not None
+    assert supervisor.stdout is not None
+    head = None
+    try:
+        said = json.loads(supervisor.stdout.readline())
+        environment = {**clean, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": said["token"]}
+        head = Head(said["address"], Path(said["token"]).parent, environment)
+        yield head
+    finally:
+        for process in head.started if head else []:
+            process.kill()
+            process.communicate()
+        supervisor.stdin.close()
+        code = supervisor.wait(60)
+        supervisor.stdout.close()
+    assert code == 0, "the cluster has left something behind"
+
+
+def _supervise() -> None:
+    adopt_orphans()
+    with private_directory() as directory:
+        token = directory / "token"
+        token.write_text(secrets.token_hex(32))
+        for key, value in authentication(token).items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+        os.chdir(directory)  # what jobs run has to be uploaded
+        try:
+            address = _start(directory)
+            print(json.dumps({"address": address, "token": str(token)}), flush=True)
+            sys.stdin.read()
+        finally:
+            left = end_all()
+    sys.exit(1 if left else 0)
+
+
+def _start(directory: Path) -> str:
+    port = free_port(LOCAL)
+    address = f"http://{LOCAL}:{port}"
+    dashboard = [
+        "--include-dashboard=true",
+        f"--dashboard-host={LOCAL}",
+        f"--dashboard-port={port}",
+        "--dashboard-agent-listen-port=0",
+    ]
+    argv = head_argv(replace(local("jobs", 0, 1), cpus=2), LOCAL, directory / "ray", free_port(LOCAL))
+    ray = start([*argv, *dashboard], os.environ, directory / "ray.log", shielded=True)
+    token = os.environ["RAY_AUTH_TOKEN_PATH"]
+    request = urllib.request.Request(
+        f"{address}/api/version", headers={"Authorization": f"Bearer {Path(token).read_text()}"}
+    )
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
+            return address
+        except OSError:
+            if ray.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((directory / "ray.log").read_text()) from None
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    _supervise()
