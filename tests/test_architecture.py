@@ -14,6 +14,7 @@ RAY = {"cluster/ray_cluster.py", "cluster/submit.py", "cluster/upload.py", "trai
 # Inside trainer, each layer may import those before it.
 LAYERS = [
     {"errors", "progress", "durable", "stop", "job"},
+    {"strict_yaml", "config_errors"},
     {"config"},
     {"tiles", "model", "rundir", "ranks"},
     {"weights", "lock", "data", "predict", "display", "scale"},

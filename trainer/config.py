@@ -7,17 +7,19 @@ resolved can be written down as one YAML file (`dump`) and run again.
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import CliSettingsSource, SettingsError
 
+from trainer.config_errors import LIMITS, Explain
 from trainer.errors import UsageError
+from trainer.strict_yaml import read_yaml
 
 HUB_WEIGHTS = ("imagenet1k_v1", "imagenet1k_v2")
 
@@ -25,6 +27,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Jitter = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 def _absolute(path: Path) -> Path:
@@ -36,25 +40,57 @@ def _weights(name: str) -> str:
     return name if name in (*HUB_WEIGHTS, "random") else str(_absolute(Path(name)))
 
 
+def _text(pattern: str, words: str) -> BeforeValidator:
+    """Text of a pattern that is explained in words."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"should be {words}")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _elastic(text: str) -> str:
     least, most = (int(part) for part in text.split(":"))
     if not 1 <= least <= most:
-        raise ValueError(f"{text}: must be MIN:MAX with 1 <= MIN <= MAX")
+        raise ValueError("should be MIN:MAX with 1 <= MIN <= MAX")
     return text
-
-
-Elastic = Annotated[str, Field(pattern=r"^\d{1,5}:\d{1,5}$"), AfterValidator(_elastic)]
-Duration = Annotated[str, Field(pattern=r"^[1-9]\d*(s|min|h)$")]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 def _run_name(name: str) -> str:
     if name == "weights":
-        raise ValueError("weights is where frozen weights are kept: choose another name")
+        raise ValueError("should be another name: weights is where frozen weights are kept")
     return name
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+def _external(stores: dict[str, Path]) -> dict[str, Path]:
+    if clash := sorted({"train", "val", "test"} & set(stores)):
+        raise ValueError(f"an external store may not be called {clash[0]}")
+    return stores
+
+
+def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError(LIMITS)
+    return limits
+
+
+def _between(options: str, problem: str) -> PydanticCustomError:
+    """What is wrong between options of one section, which are named."""
+    return PydanticCustomError("between", "{problem}", {"problem": problem, "options": options.split()})
+
+
+Elastic = Annotated[str, _text("[0-9]{1,5}:[0-9]{1,5}", "MIN:MAX such as 2:8"), AfterValidator(_elastic)]
+Duration = Annotated[str, _text("[1-9][0-9]*(s|min|h)", "a time such as 10min, 90s or 2h")]
+Name = Annotated[
+    str,
+    _text(
+        "[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+        "text of letters, digits and . _ - only, at most 100, that begins with a letter or digit",
+    ),
+]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
@@ -81,8 +117,9 @@ class DataSection(Section):
 
     tiles: AbsolutePath
     """Tile store to train on (made by `python -m trainer prepare`)."""
-    external: dict[Name, AbsolutePath] = {}
-    """External test stores by name; never trained on, looked at once when training has ended."""
+    external: Annotated[dict[Name, AbsolutePath], AfterValidator(_external)] = {}
+    """External test stores by name; never trained on, looked at once when training has ended.
+    As a flag: --data.external '{"name": "path"}'"""
     split: Literal["group", "source", "random"] = "group"
     """How tiles are split. group: whole slides or patients; source: as the source said; random: by tile,
     which is optimistic, since tiles of one slide then fall on both sides."""
@@ -91,26 +128,28 @@ class DataSection(Section):
     test_fraction: Fraction = 0.0
     """Share of tiles for a test that is looked at once (group, random)."""
     class_map: dict[str, str] = {}
-    """Other names of classes, e.g. {STRO: STR}; applied to all stores when they are read."""
+    """Other names of classes, e.g. {STRO: STR}; applied to all stores when they are read.
+    As a flag: --data.class_map '{"STRO": "STR"}'"""
     class_names: AbsolutePath | None = None
     """YAML file with the English and Chinese name of each class, for the report."""
 
     @model_validator(mode="after")
     def _something_is_left(self) -> DataSection:
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("val_fraction + test_fraction must leave something to train on")
-        if clash := {"train", "val", "test"} & set(self.external):
-            raise ValueError(f"an external store may not be called {clash.pop()}")
+            given = f"(given: {self.val_fraction} and {self.test_fraction})"
+            raise _between("val_fraction test_fraction", f"together must leave something to train on {given}")
         return self
 
 
 class AugmentSection(Section):
     """What a tile looks like to the network, in training and in evaluation."""
 
-    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
-    """Area of the random crop, as a share of the tile's."""
-    crop_ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 1.3333)
-    """Width over height of the random crop."""
+    crop_scale: Annotated[tuple[Share, Share], AfterValidator(_ordered)] = (0.08, 1.0)
+    """Area of the random crop, as a share of the tile's: smallest and largest.
+    As a flag: --augment.crop_scale '[0.5, 1.0]'"""
+    crop_ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.75, 1.3333)
+    """Width over height of the random crop: smallest and largest.
+    As a flag: --augment.crop_ratio '[0.75, 1.3333]'"""
     hflip: Probability = 0.5
     """Probability of a left-right flip."""
     vflip: Probability = 0.5
@@ -129,17 +168,13 @@ class AugmentSection(Section):
     """Evaluation: then its centre of this side is taken, px. Null: no crop."""
 
     @model_validator(mode="after")
-    def _ranges_are_ranges(self) -> AugmentSection:
-        for name in ("crop_scale", "crop_ratio"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be [smallest, largest], not [{low}, {high}]")
+    def _evaluation_fits(self) -> AugmentSection:
         if (self.eval_resize is None) != (self.eval_crop is None):
-            raise ValueError("eval_resize and eval_crop go together: give both or neither")
+            raise _between("eval_resize eval_crop", "go together: give both or neither")
         if self.eval_crop is not None and self.eval_crop != self.input_size:
-            raise ValueError(f"eval_crop ({self.eval_crop}) must equal input_size ({self.input_size})")
+            raise _between("eval_crop input_size", f"must be equal (given: {self.eval_crop} and {self.input_size})")
         if self.eval_resize is not None and self.eval_crop is not None and self.eval_crop > self.eval_resize:
-            raise ValueError(f"eval_crop ({self.eval_crop}) is larger than eval_resize ({self.eval_resize})")
+            raise _between("eval_crop eval_resize", f"the crop, {self.eval_crop}, is larger than {self.eval_resize}")
         return self
 
 
@@ -162,7 +197,7 @@ class OptimSection(Section):
 
     name: Literal["adam"] = "adam"
     """Optimizer."""
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: Positive = 1e-4
     """Learning rate (its maximum, with a schedule)."""
     schedule: Literal["constant", "onecycle"] = "constant"
     """constant, or onecycle: up for 30 % of the steps, then down to nearly 0 (cosine), while Adam's first beta goes
@@ -195,8 +230,8 @@ class ScaleSection(Section):
 
     workers: Literal["auto"] | PositiveInt | Elastic = "auto"
     """Processes that train together. auto: one for each GPU of the machine or cluster, else 2 on the CPU (one for each
-    node, where there are more). MIN:MAX (in YAML: "2:8", quoted): goes on with those that are left after a loss, and
-    takes new ones in."""
+    node, where there are more). MIN:MAX, such as 2:8: goes on with those that are left after a loss, and takes new ones
+    in."""
     gpu: Literal["auto"] | bool = "auto"
     """auto: GPUs where there are any. true: an error where there are none."""
     cpus_per_worker: Literal["auto"] | PositiveInt = "auto"
@@ -218,6 +253,10 @@ class Config(Section):
     loop: LoopSection = LoopSection()
     scale: ScaleSection = ScaleSection()
 
+
+SECTIONS = {name: cast(type[Section], field.annotation).model_fields for name, field in Config.model_fields.items()}
+"""The fields of each section."""
+EXPLAIN = Explain(SECTIONS)
 
 IDENTITY_FIELDS = (
     "run.seed",
@@ -272,6 +311,7 @@ def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
         root_parser=parser,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="null",
         formatter_class=parser.formatter_class,
     )
 
@@ -290,71 +330,48 @@ def load_config(file: Path, flags: Sequence[str] = ()) -> Config:
 
 def merge(file: Path, source: CliSettingsSource[Any], values: argparse.Namespace, unknown: Sequence[str]) -> Config:
     """`load_config` for flags parsed already (`values`) and those that no parser knew (`unknown`)."""
-    problems = [_unknown_key(flag.lstrip("-").split("=")[0], "command line") for flag in _strays(unknown)]
-    given = _read_yaml(file)
+    flags, problems = _read_flags(source, values, unknown)
+    given = read_yaml(file)
+    if not isinstance(given, dict):
+        raise UsageError(f"{file}: must hold sections (run, data, ...), each with its options")
     try:
-        overrides = source(parsed_args=values)()
-        merged = _override(given, overrides)
-        config = Config.model_validate(merged)
-    except SettingsError as error:
-        raise UsageError(f"command line: {error}") from None
+        config = Config.model_validate(_override(_override({"data": {}}, given), flags))
     except ValidationError as error:
-        on_command_line = flatten(overrides)
-        problems = _problems(error, str(file), on_command_line) + problems
+        problems = EXPLAIN.problems(error, str(file), flatten(flags)) + problems
     if problems:
-        raise UsageError("\n".join(["the configuration is not valid:", *(f"  {line}" for line in problems)]))
+        raise UsageError(*problems)
     return config
+
+
+def _read_flags(
+    source: CliSettingsSource[Any], values: argparse.Namespace, unknown: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The options given on the command line, by section, and what is wrong there."""
+    flags: dict[str, Any] = {}
+    problems = []
+    for key, value in vars(values).items():
+        if key in SECTIONS:
+            problems.append(f"{key}: is a section; give its options, e.g. --{key}.{next(iter(SECTIONS[key]))}")
+            continue
+        try:
+            flags = _override(flags, source(parsed_args={key: value})())
+        except SettingsError:
+            problems.append(f"{key}: cannot be read (given: {' '.join(value)}){EXPLAIN.as_flag(key)}")
+    problems += [EXPLAIN.stray(word) for word in _strays(unknown)]
+    return flags, [f"command line: {problem}" for problem in problems]
 
 
 def _strays(unknown: Sequence[str]) -> list[str]:
     """The words of a command line that mean nothing: unknown flags, and words that are not such a flag's value."""
     before = ["", *unknown]
-    return [word for word, last in zip(unknown, before, strict=False) if word[:1] == "-" or last[:2] != "--"]
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{file}: cannot be read ({error.strerror}); name a YAML file such as configs/nct.yaml"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: is not valid YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise UsageError(f"{file}: must hold sections (run, data, ...), each with its options")
-    return given
+    return [word for word, last in zip(unknown, before, strict=False) if word[:1] == "-" or last[:1] != "-"]
 
 
 def _override(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the options of `over`, section by section."""
+    """`base` with the options of `over`, section by section; what should be one and is not stays, to be refused."""
     merged = dict(base)
     for section, options in over.items():
-        known = merged.get(section)
-        merged[section] = {**known, **options} if isinstance(known, Mapping) else options
+        known = merged.get(section, {})
+        if isinstance(known, Mapping):
+            merged[section] = {**known, **options} if isinstance(options, Mapping) else options
     return merged
-
-
-def _unknown_key(key: str, where: str) -> str:
-    sections = {name: cast(type[Section], field.annotation) for name, field in Config.model_fields.items()}
-    known = [f"{name}.{option}" for name, section in sections.items() for option in section.model_fields]
-    near = difflib.get_close_matches(key, [*known, *Config.model_fields], n=1, cutoff=0.4)
-    return f"{where}: {key}: there is no such option" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _problems(error: ValidationError, file: str, on_command_line: Mapping[str, Any]) -> list[str]:
-    """One line for each wrong key; the alternatives of a union are joined."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    lines = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"][:2])
-        where = "command line" if key in on_command_line else file
-        if item["type"] == "extra_forbidden":
-            lines.append(_unknown_key(key, where))
-        elif item["type"] == "missing":
-            lines.append(f"{where}: {key}: is missing; give it in the file or as --{key}")
-        else:
-            given = "" if isinstance(item["input"], Mapping) else f" (given: {item['input']!r})"
-            reason = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            reasons.setdefault((f"{where}: {key}", given), []).append(reason)
-    return lines + [f"{key}: {' or '.join(dict.fromkeys(why))}{given}" for (key, given), why in reasons.items()]

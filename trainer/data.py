@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from trainer.config import Config
 from trainer.durable import write_atomic
-from trainer.errors import RunError, UsageError
+from trainer.errors import Problems, RunError, UsageError
 from trainer.tiles.loader import TileSet
 from trainer.tiles.split import SPLITS, split_tiles
 from trainer.tiles.store import TileStore
@@ -55,6 +56,16 @@ class RunData:
         external = {f"data.external.{name}": store.fingerprint for name, store in self.external.items()}
         return {"data.tiles": self.store.fingerprint, **external}
 
+    def warnings(self) -> list[str]:
+        """What to know about the data before believing a number."""
+        shared = {name: _shared(store, self.store) for name, store in self.external.items()}
+        return [
+            f"warning: data.external.{name}: {count:,} of its {len(self.external[name]):,} tiles are in the training "
+            "store too (equal pixels), which makes its figures optimistic; pack it without them"
+            for name, count in shared.items()
+            if count
+        ]
+
 
 def open_data(config: Config, split_file: Path | None = None) -> RunData:
     """Opens a run's stores, and splits them, or reads the split that was made when the run began.
@@ -62,17 +73,24 @@ def open_data(config: Config, split_file: Path | None = None) -> RunData:
     Raises:
         UsageError: where a store is not there, does not go with the training store, or cannot be split as asked.
     """
-    data = config.data
-    store = TileStore.open(data.tiles)
-    external = {name: TileStore.open(path) for name, path in data.external.items()}
+    data, problems = config.data, Problems()
+    external = {}
+    with problems.kept("data.tiles"):
+        store = TileStore.open(data.tiles)
+    for name, path in data.external.items():
+        with problems.kept(f"data.external.{name}"):
+            external[name] = TileStore.open(path)
+    problems.check()
     index = store.index.assign(label=_mapped(store.index["label"], data.class_map))
     classes = tuple(sorted(index["label"].unique()))
+    with problems.kept():
+        _check_class_map(data.class_map, {label for known in (store, *external.values()) for label in known.classes})
     for name, other in external.items():
-        _check_external(name, other, store, classes, data.class_map)
-    if split_file is not None and split_file.exists():
-        splits = _read_split(split_file, index)
-    else:
-        splits = split_tiles(index, data, config.run.seed)
+        with problems.kept(f"data.external.{name}"):
+            _check_external(other, store, classes, data.class_map)
+    with problems.kept():
+        splits = _split(config, index, split_file)
+    problems.check()
     return RunData(store, external, classes, splits, data.class_map)
 
 
@@ -80,6 +98,12 @@ def write_split(file: Path, data: RunData) -> None:
     """Keeps the split: tile_id, split."""
     split = pd.DataFrame({"tile_id": data.store.index["tile_id"], "split": data.splits})
     write_atomic(file, split.to_parquet(None, index=False))
+
+
+def _split(config: Config, index: pd.DataFrame, file: Path | None) -> NDArray[np.str_]:
+    if file is not None and file.exists():
+        return _read_split(file, index)
+    return split_tiles(index, config.data, config.run.seed)
 
 
 def _read_split(file: Path, index: pd.DataFrame) -> NDArray[np.str_]:
@@ -97,16 +121,37 @@ def _mapped(labels: pd.Series, class_map: Mapping[str, str]) -> pd.Series:
     return labels.map(lambda label: class_map.get(label, label), na_action="ignore")
 
 
-def _check_external(
-    name: str, other: TileStore, store: TileStore, classes: tuple[str, ...], class_map: Mapping[str, str]
-) -> None:
+def _check_class_map(class_map: Mapping[str, str], classes: set[str]) -> None:
+    if unknown := sorted(set(class_map) - classes):
+        near = {name: difflib.get_close_matches(name, classes, n=1) for name in unknown}
+        named = [f"{name} (did you mean {like[0]}?)" if like else name for name, like in near.items()]
+        raise UsageError(
+            f"data.class_map: no store has a class {', '.join(named)}; the classes are {', '.join(sorted(classes))}"
+        )
+
+
+def _check_external(other: TileStore, store: TileStore, classes: tuple[str, ...], class_map: Mapping[str, str]) -> None:
+    if _shared(other, store) == len(other):
+        raise UsageError(
+            f"all tiles of {other.path} are in the training store too, so it would test on what was learned; name a "
+            "store of other slides, or leave it out"
+        )
     if unknown := sorted({class_map.get(label, label) for label in other.classes} - set(classes)):
         raise UsageError(
-            f"data.external.{name}: has classes that the training store has not: {', '.join(unknown)} (known: "
-            f"{', '.join(classes)}); name their equals in data.class_map, e.g. {{{unknown[0]}: {classes[0]}}}"
+            f"has classes that the training store has not: {', '.join(unknown)} (known: {', '.join(classes)}); name "
+            f"their equals in data.class_map, e.g. {{{unknown[0]}: {classes[0]}}}"
         )
     if other.mpp and store.mpp and abs(other.mpp / store.mpp - 1) > 0.05:
         raise UsageError(
-            f"data.external.{name}: has {other.mpp} microns per pixel, the training store {store.mpp}; pack it again "
-            "at the same resolution"
+            f"has {other.mpp} microns per pixel, the training store {store.mpp}; pack it again at the same resolution"
         )
+
+
+def _shared(other: TileStore, store: TileStore) -> int:
+    """How many tiles of `other` have the pixels of a tile of `store`."""
+    return int(_pixels(other).isin(_pixels(store)).sum())
+
+
+def _pixels(store: TileStore) -> pd.Series:
+    """What tiles of equal pixels have in common: the tile_id without its suffix."""
+    return store.index["tile_id"].str.split("-").str[0]

@@ -229,10 +229,11 @@ def _headline(plan: Plan, data: RunData) -> str:
     counts = data.counts().sum()
     parts = ", ".join(f"{tiles:,} {part}" for part, tiles in counts.items())
     optimistic = " (tile-level split: optimistic)" if plan.config.data.split == "random" else ""
-    return (
+    what = (
         f"run {plan.run.name}: {parts} tiles, {len(plan.classes)} classes{optimistic}; depth "
         f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.scale}"
     )
+    return "\n".join([what, *data.warnings()])
 
 
 def _result(plan: Plan) -> str:

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from trainer.checkpoint import store_base
 from trainer.config import Config, dump, identity
 from trainer.data import RunData, open_data, write_split
 from trainer.durable import write_atomic
-from trainer.errors import RunError, UsageError
+from trainer.errors import Problems, RunError, UsageError
 from trainer.job import job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
 from trainer.rundir import Json, RunDir, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve
+from trainer.strict_yaml import read_yaml
 from trainer.tiles.order import batch_bounds
 from trainer.weights import Base, load_base
 
@@ -73,13 +73,19 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
     Raises:
         UsageError: naming what does not fit and the remedy.
     """
-    _refuse_lost(config.run.storage)
-    base = load_base(config.model.weights, config.run.seed)
-    data = open_data(config)
-    scale = resolve(config.scale, machine)
-    norm = resolve_norm(config.model.norm, config.model.weights)
-    if norm == "sync" and not scale.gpu:
-        raise UsageError("model.norm: sync needs GPUs; choose frozen or local")
+    problems = Problems()
+    with problems.kept():
+        _refuse_lost(config.run.storage)
+    with problems.kept():
+        base = load_base(config.model.weights, config.run.seed)
+    with problems.kept():
+        data = open_data(config)
+    with problems.kept("data.class_names"):
+        class_names = _class_names(config.data.class_names)
+    with problems.kept():
+        scale = resolve(config.scale, machine)
+        norm = _norm(config, scale)
+    problems.check()
     drawn = _digest({**data.fingerprints(), **identity(config), "model.weights": base.sha256})
     stem = re.sub("[^A-Za-z0-9._-]", "-", data.store.path.name)[:60].lstrip("._-") or "run"
     name = config.run.name or f"{stem}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
@@ -93,7 +99,7 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
         resolved,
         run,
         data.classes,
-        _class_names(config.data.class_names),
+        class_names,
         data.fingerprints(),
         base.sha256,
         scale,
@@ -154,6 +160,13 @@ def _refuse_lost(storage: Path) -> None:
             f"run.storage: {storage} is in the copy of the working directory that Ray made for this job, and is lost "
             "with it; give an absolute path that all nodes see: --run.storage /PATH/runs"
         )
+
+
+def _norm(config: Config, scale: Scale) -> str:
+    norm = resolve_norm(config.model.norm, config.model.weights)
+    if norm == "sync" and not scale.gpu:
+        raise UsageError("model.norm: sync needs GPUs; choose frozen or local")
+    return norm
 
 
 def _precision(config: Config, gpu: bool) -> str:
@@ -256,12 +269,9 @@ def _description(plan: Plan, data: RunData) -> Json:
 def _class_names(file: Path | None) -> Json:
     if file is None:
         return {}
-    try:
-        names = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"data.class_names: {file} cannot be read: {error}") from None
+    names = read_yaml(file)
     if not isinstance(names, dict) or not all(isinstance(entry, dict) for entry in names.values()):
-        raise UsageError(f"data.class_names: {file} must hold an entry such as `TUM: {{en: tumour, zh: ...}}` a class")
+        raise UsageError(f"{file} must hold an entry such as `TUM: {{en: tumour, zh: ...}}` a class")
     return {str(code): entry for code, entry in names.items()}
 
 

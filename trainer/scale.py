@@ -74,6 +74,8 @@ def resolve(asked: ScaleSection, machine: Machine) -> Scale:
     threads = share if asked.cpus_per_worker == "auto" else asked.cpus_per_worker
     scale = Scale(workers, least, gpu, asked.gpus_per_worker, threads)
     _check_room(scale, machine)
+    if asked.cpus_per_worker != "auto" and not machine.cluster:
+        _check_cores(scale, machine)
     return scale
 
 
@@ -89,7 +91,7 @@ def _workers(asked: ScaleSection, machine: Machine, gpu: bool) -> tuple[int, int
 
 
 def _check_room(scale: Scale, machine: Machine) -> None:
-    """Refuses what would wait for ever. On one machine, workers may share cores."""
+    """Refuses what would wait for ever."""
     where = f"the {machine.nodes} nodes of the cluster have" if machine.cluster else "this machine has"
     needed = scale.least * scale.gpus_per_worker
     if scale.gpu and needed > machine.gpus:
@@ -101,4 +103,14 @@ def _check_room(scale: Scale, machine: Machine) -> None:
         raise UsageError(
             f"scale.workers: {scale.least} workers of {scale.threads} cores do not fit: {where} {machine.cores} cores "
             "each; lower scale.workers or scale.cpus_per_worker"
+        )
+
+
+def _check_cores(scale: Scale, machine: Machine) -> None:
+    """Refuses threads that would take each other's cores. Workers of one thread may: they only take turns."""
+    needed = scale.workers * scale.threads
+    if scale.threads > 1 and needed > machine.cores:
+        raise UsageError(
+            f"scale.cpus_per_worker: {scale.workers} workers of {scale.threads} cores need {needed}, and this process "
+            f"may use {machine.cores}; lower scale.cpus_per_worker (auto: an even share) or scale.workers"
         )

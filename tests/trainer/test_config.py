@@ -1,4 +1,7 @@
 import ast
+import re
+import shlex
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
-from trainer.config import Config, dump, flatten, load_config
+from trainer.config import Config, add_flags, dump, flatten, load_config
 from trainer.errors import UsageError
 
 
@@ -50,7 +53,7 @@ def test_all_problems_at_once_each_with_its_place(tmp_path: Path) -> None:
         (str(file), "optim.lr", "'fast'"),
         (str(file), "model.unfrozen_depth", "less than or equal to 5", "given: 6"),
         (str(file), "scale.workers", "'many'", "'auto'"),
-        (str(file), "augment", "eval_resize and eval_crop go together"),
+        (str(file), "augment.eval_resize, augment.eval_crop: go together"),
         (str(file), "lopo", "did you mean loop?"),
         ("command line", "optim.lx", "did you mean optim.lr?"),
         ("command line", "loop.epochs", "greater than or equal to 1", "'-1'"),
@@ -64,16 +67,98 @@ def test_all_problems_at_once_each_with_its_place(tmp_path: Path) -> None:
         (None, "cannot be read"),
         ("a: [", "not valid YAML"),
         ("- a", "must hold sections"),
-        ("optim: {lr: 1}", "data"),
+        ("optim: {lr: 1}", "data.tiles: is missing"),
         ("data: {tiles: s, val_fraction: 0.6, test_fraction: 0.5}", "leave something to train on"),
         ("data: {tiles: s, external: {val: t}}", "may not be called val"),
-        ("data: {tiles: s}\naugment: {crop_scale: [1.0, 0.5]}", "crop_scale must be"),
+        ("data: {tiles: s}\naugment: {crop_scale: [1.0, 0.5]}", r"crop_scale: should be \[smallest, largest\]"),
+        ("data: {tiles: s}\nscale: 3", "scale: should hold options"),
+        ("data: [s]", "data: should hold options"),
+        ("data: {tiles: s}\nrun: {seed: 1}\nrun: {name: x}", "run is given twice, in lines 2 and 3"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str | None, words: str) -> None:
     file = tmp_path / "missing.yaml" if text is None else write(tmp_path, text)
     with pytest.raises(UsageError, match=words):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ["--augment.crop_scale", "[1.0, 0.5]"],
+            "augment.crop_scale: should be [smallest, largest] (given: [1.0, 0.5])",
+        ),
+        (["--augment.eval_crop", "48"], "augment.eval_resize, augment.eval_crop: go together: give both or neither"),
+        (["--data.test_fraction", "0.6"], "data.val_fraction, data.test_fraction: together must leave something"),
+        (["--data.external", '{"val": "x"}'], "data.external: an external store may not be called val"),
+        (["--run.name", "a b"], "run.name: should be text of letters, digits and . _ - only, at most 100"),
+        (["--loop.epochs", "few"], "loop.epochs: should be a whole number (given: 'few')"),
+        (
+            ["--scale.workers", "8:2"],
+            "scale.workers: should be 'auto' or a whole number or MIN:MAX with 1 <= MIN <= MAX",
+        ),
+        (["--loop.checkpoint_every", "5x"], "should be 'epoch' or a whole number or a time such as 10min, 90s or 2h"),
+        (["--scale", "3"], "scale: is a section; give its options, e.g. --scale.workers"),
+        (["--optim", "{}"], "optim: is a section; give its options, e.g. --optim.name"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_mistakes_are_said_in_the_users_words_and_place(tmp_path: Path, flags: list[str], line: str) -> None:
+    """The file gives the other halves: what is wrong came from the command line."""
+    file = write(
+        tmp_path, "data: {tiles: s, val_fraction: 0.5}\naugment: {crop_ratio: [0.9, 1.1]}\nscale: {gpu: false}\n"
+    )
+    with pytest.raises(UsageError) as error:
+        load_config(file, flags)
+    (problem,) = error.value.args
+    assert problem.startswith("command line: ")
+    assert line in problem
+
+
+@pytest.mark.parametrize("key", ["augment.crop_scale", "augment.crop_ratio", "data.external", "data.class_map"])
+def test_options_of_several_values_say_how_they_are_given_as_flags(
+    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    parser = ArgumentParser()
+    add_flags(parser)
+    (form,) = re.findall(rf"As a flag: (--{key} '.*?')", parser.format_help())
+    file = write(tmp_path, "data: {tiles: store}\n")
+    load_config(file, shlex.split(form))
+    for flags in ([f"--{key}", "0.5", "1.0"], [f"--{key}", "[0.5"], [f"--{key}.b", "PATH"]):
+        with pytest.raises(UsageError) as error:
+            load_config(file, flags)
+        assert f"as a flag: {form}" in error.value.args[0]
+
+
+def test_null_is_null_on_the_command_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "data: {tiles: s}\nrun: {name: x}\n")
+    assert load_config(file, ["--run.name", "null"]).run.name is None
+
+
+def test_workers_from_to_need_no_quotes(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "data: {tiles: s}\nscale: {workers: 2:8}\n")).scale.workers == "2:8"
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("optim.lx", "optim.lr"),
+        ("loop.batch-size", "loop.batch_size"),
+        ("optim.epochs", "loop.epochs"),
+        ("lr", "optim.lr"),
+        ("lop.epoch", "loop.epochs"),
+        ("optim.foo", None),
+        ("foo", None),
+        ("foo.x", None),
+    ],
+)
+def test_only_what_is_near_is_suggested(tmp_path: Path, key: str, suggestion: str | None) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config(write(tmp_path, "data: {tiles: s}\n"), [f"--{key}", "1"])
+    ending = f"; did you mean {suggestion}?" if suggestion else ""
+    assert str(error.value) == f"command line: {key}: there is no such option{ending}"
 
 
 @given(st.binary(max_size=60))

@@ -189,6 +189,16 @@ def test_a_dry_run_says_all_and_does_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_headline_warns_of_training_tiles_in_an_external_set(
+    stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = str(write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", {"loop.epochs": 1}))
+    monkeypatch.setattr("trainer.data.RunData.warnings", lambda _: ["warning: these are the same"])
+    for flag in ("--dry-run", "--debug"):
+        assert main(["train", config, flag]) == 0
+        assert "warning: these are the same" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "flags", "words"),
     [
@@ -211,6 +221,12 @@ def test_a_dry_run_says_all_and_does_nothing(
         ({"run.name": "../escape"}, [], ["run.name"]),
         ({}, ["optim.lr=3", "-loop.epochs", "9"], ["optim.lr", "loop.epochs"]),
         ({}, ["--optim.lr", "inf"], ["optim.lr", "finite"]),
+        ({}, ["--scale.cpus_per_worker", "4000"], ["scale.cpus_per_worker", "2 workers of 4000 cores need 8000"]),
+        (
+            {"data.tiles": "no/such/store", "data.class_names": "no/such/names.yaml", "model.weights": "imagenet1k_v1"},
+            ["--scale.gpu", "true", "--data.external", '{"x": "no/such/other"}'],
+            ["no/such/store", "no/such/names.yaml", "fetch-weights imagenet1k_v1", "scale.gpu", "no/such/other"],
+        ),
         ({"run.storage": "/proc/nowhere"}, [], ["run.storage", "/proc/nowhere"]),
     ],
     ids=lambda value: str(value)[:40],
