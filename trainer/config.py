@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import parse_qs
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from trainer.errors import UsageError
 
 HUB_WEIGHTS = ("imagenet1k_v1", "imagenet1k_v2")
+SECRET = "secret"
+"""The kind of a problem with a value that must not be repeated."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -52,6 +57,16 @@ def _run_name(name: str) -> str:
     return name
 
 
+def _mirror(uri: str) -> str:
+    """A URI goes into config.yaml and into logs: it must not hold what nobody else may know."""
+    place, _, options = uri.partition("?")
+    if "@" in place or re.search("key|secret|token|password|sig", " ".join(parse_qs(options)), re.IGNORECASE):
+        raise PydanticCustomError(SECRET, "must hold no credentials: give them in the environment")
+    if not re.match(r"[a-z][a-z0-9+.-]*://", place):
+        raise ValueError("must be a URI such as s3://BUCKET/PATH or file:///FOLDER")
+    return uri
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -72,6 +87,9 @@ class RunSection(Section):
     """Name of the run; the same name resumes it. Null: derived from the configuration and the data."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, split, order and augmentation."""
+    mirror: Annotated[str, AfterValidator(_mirror)] | None = None
+    """Object storage to copy the run to, and to go on from where `storage` does not have it: s3://BUCKET/PATH, or
+    what else pyarrow.fs opens. Credentials come from the environment."""
 
 
 class DataSection(Section):
@@ -346,7 +364,8 @@ def _problems(error: ValidationError, file: str, on_command_line: Mapping[str, A
         elif item["type"] == "missing":
             lines.append(f"{where}: {key}: is missing; give it in the file or as --{key}")
         else:
-            given = "" if isinstance(item["input"], Mapping) else f" (given: {item['input']!r})"
+            hidden = isinstance(item["input"], Mapping) or item["type"] == SECRET
+            given = "" if hidden else f" (given: {item['input']!r})"
             reason = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
             reasons.setdefault((f"{where}: {key}", given), []).append(reason)
     return lines + [f"{key}: {' or '.join(dict.fromkeys(why))}{given}" for (key, given), why in reasons.items()]
