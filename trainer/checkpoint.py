@@ -207,7 +207,9 @@ def prune(run: RunDir, keep: int) -> None:
     kept = {c.path.name for c in counted[: 1 + spare]} | {best}
     for path in run.checkpoints_dir.glob("step-*"):
         if path.name not in kept:
-            shutil.rmtree(path)
+            # Renamed first: nobody sees a half of it, and a file that is still being read holds nothing up.
+            removed = path.rename(path.with_name(f".{path.name}.tmp"))
+            shutil.rmtree(removed, ignore_errors=True)
 
 
 def store_base(run: RunDir, sha256: str, data: bytes) -> None:

@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import parse_qs
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from trainer.config_errors import LIMITS, Explain
+from trainer.config_errors import LIMITS, SECRET, Explain
 from trainer.errors import UsageError
 from trainer.strict_yaml import read_yaml
 
@@ -81,6 +82,16 @@ def _between(options: str, problem: str) -> PydanticCustomError:
     return PydanticCustomError("between", "{problem}", {"problem": problem, "options": options.split()})
 
 
+def _mirror(uri: str) -> str:
+    """A URI goes into config.yaml and into logs: it must not hold what nobody else may know."""
+    place, _, options = uri.partition("?")
+    if "@" in place or re.search("key|secret|token|password|sig", " ".join(parse_qs(options)), re.IGNORECASE):
+        raise PydanticCustomError(SECRET, "must hold no credentials: give them in the environment")
+    if not re.match(r"[a-z][a-z0-9+.-]*://", place):
+        raise ValueError("must be a URI such as s3://BUCKET/PATH or file:///FOLDER")
+    return uri
+
+
 Elastic = Annotated[str, _text("[0-9]{1,5}:[0-9]{1,5}", "MIN:MAX such as 2:8"), AfterValidator(_elastic)]
 Duration = Annotated[str, _text("[1-9][0-9]*(s|min|h)", "a time such as 10min, 90s or 2h")]
 Name = Annotated[
@@ -110,6 +121,9 @@ class RunSection(Section):
     """Name of the run; the same name resumes it. Null: derived from the configuration and the data."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of weights, split, order and augmentation."""
+    mirror: Annotated[str, AfterValidator(_mirror)] | None = None
+    """Object storage to copy the run to, and to go on from where `storage` does not have it: s3://BUCKET/PATH, or
+    what else pyarrow.fs opens. Credentials come from the environment."""
 
 
 class DataSection(Section):

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+SECRET = "secret"
+"""The kind of a mistake in a value that must not be repeated."""
 LIMITS = "should be [smallest, largest]"
 WORDS = {
     "bool_parsing": "should be true or false",
@@ -83,7 +85,8 @@ class Explain:
         """What is wrong, and what was given where that helps."""
         if item["type"] == "extra_forbidden":
             return self._no_such_option(key), ""
-        given = "" if isinstance(item["input"], Mapping) else f" (given: {item['input']!r})"
+        hidden = isinstance(item["input"], Mapping) or item["type"] == SECRET
+        given = "" if hidden else f" (given: {item['input']!r})"
         if item["type"] == "missing":
             return (LIMITS, given) if len(item["loc"]) > 2 else (f"is missing; give it in the file or as --{key}", "")
         return WORDS.get(item["type"], item["msg"].removeprefix("Value error, ").removeprefix("Input ")), given

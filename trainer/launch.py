@@ -17,11 +17,13 @@ from rich.console import Console
 from cluster.ray_cluster import Resources, connect, join
 from trainer.checkpoint import listed
 from trainer.config import Config, dump
+from trainer.copier import Copier
 from trainer.data import RunData
 from trainer.display import Display
 from trainer.errors import RunError, UsageError
 from trainer.job import job_id
 from trainer.lock import RunLock
+from trainer.mirror import Mirror, UnreachableError
 from trainer.plan import Plan, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
 from trainer.ranks import Ranks
@@ -84,12 +86,16 @@ def _machine(cluster: Resources | None) -> Machine:
 def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, debug: bool) -> int:
     console = Console()
     plan, data, base = make_plan(config, machine, fresh=fresh)
+    mirror = _reach_mirror(plan, console, fresh=plan.starts_over)
     if plan.starts_over:
-        _move_aside(plan.run, console)
-    _make_directory(plan.run)
+        _move_aside(plan.run, mirror, console)
+    elif mirror and _brought(mirror, console):
+        plan, data, base = make_plan(config, machine)
+    _make_directory(plan.run.path)
     with RunLock(plan.run):
         write_run(plan, data, base)
         if is_finished(plan, data):
+            _complete_mirror(plan, mirror, console)
             say(f"run {plan.run.name} is finished: nothing to do\n{_result(plan)}", console)
             return DONE
         say(_headline(plan, data), console)
@@ -250,21 +256,52 @@ def _near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _make_directory(run: RunDir) -> None:
+def _make_directory(path: Path) -> None:
     try:
-        run.path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"run.storage: {run.path} cannot be made ({error.strerror}); name a folder to write in"
-        ) from None
+        raise UsageError(f"run.storage: {path} cannot be made ({error.strerror}); name a folder to write in") from None
 
 
-def _move_aside(run: RunDir, console: Console) -> None:
-    """Keeps the old run of this name under another."""
-    if not run.path.exists():
-        return
-    with RunLock(run):
-        pass  # refuses where it is being trained
+def _move_aside(run: RunDir, mirror: Mirror | None, console: Console) -> None:
+    """Keeps the old run of this name under another, here and in the mirror."""
     aside = run.path.with_name(f"{run.name}.{time.strftime('%Y%m%dT%H%M%S')}")
-    run.path.rename(aside)
-    say(f"the old run {run.name} is now {aside}", console)
+    if run.path.exists():
+        with RunLock(run):
+            pass  # refuses where it is being trained
+        run.path.rename(aside)
+        say(f"the old run {run.name} is now {aside}", console)
+    if mirror:
+        mirror.move_aside(aside.name)
+
+
+def _reach_mirror(plan: Plan, console: Console, *, fresh: bool) -> Mirror | None:
+    """The run's mirror; None where it has none, or none that answers now and the run is here to go on without."""
+    if plan.config.run.mirror is None:
+        return None
+    try:
+        return Mirror.reached(plan.config.run.mirror, plan.run)
+    except UnreachableError as error:
+        if fresh or not plan.run.identity_file.exists():
+            raise
+        say(f"{error}\ntraining goes on from {_near(plan.run.path)}", console)
+        return None
+
+
+def _brought(mirror: Mirror, console: Console) -> bool:
+    """Whether the run was not here and has been brought from its mirror."""
+    if mirror.run.identity_file.exists():
+        mirror.check_history()
+        return False
+    _make_directory(mirror.run.path.parent)
+    said = mirror.fetch()
+    for line in said:
+        say(line, console)
+    return bool(said)
+
+
+def _complete_mirror(plan: Plan, mirror: Mirror | None, console: Console) -> None:
+    """Copies what the end of the run left to copy."""
+    if mirror:
+        base = plan.run.weights_file(plan.base_sha256)
+        Copier(mirror.uri, plan.run, plan.run.newest_attempt(), base, lambda line: say(line, console)).finish()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from typing import Any
 
 Message = dict[str, Any]
 REPORT_EVERY_S = 0.2
-MILESTONES = ("start", "epoch")
+MILESTONES = ("start", "epoch", "mirror")
 
 
 def on_worker(given: dict[str, Any]) -> Any:
@@ -49,17 +50,19 @@ class BoardReport:
         self._replies: list[Any] = []
         self._stop = False
         self._last = 0.0
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, message: Message) -> bool:
         """Sends a message (steps at most every 0.2 s, milestones always); answers whether a stop was asked for."""
         import ray
 
-        due = not self._replies and time.monotonic() - self._last >= REPORT_EVERY_S
-        if due or message["phase"] in MILESTONES:
-            self._last = time.monotonic()
-            self._replies.append(self._board.put.remote(message))
-        arrived: list[Any] = []
-        if self._replies:
-            arrived, self._replies = ray.wait(self._replies, num_returns=len(self._replies), timeout=0)
-        self._stop = self._stop or any(ray.get(arrived))
-        return self._stop
+        with self._one_at_a_time:
+            due = not self._replies and time.monotonic() - self._last >= REPORT_EVERY_S
+            if due or message["phase"] in MILESTONES:
+                self._last = time.monotonic()
+                self._replies.append(self._board.put.remote(message))
+            arrived: list[Any] = []
+            if self._replies:
+                arrived, self._replies = ray.wait(self._replies, num_returns=len(self._replies), timeout=0)
+            self._stop = self._stop or any(ray.get(arrived))
+            return self._stop

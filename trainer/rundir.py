@@ -102,9 +102,23 @@ class RunDir:
         """The predictions on `val`, `test` or an external store."""
         return self.predictions_dir / f"{split}.parquet"
 
+    def attempt_file(self, number: int) -> Path:
+        """One attempt's record."""
+        return self.attempts_dir / f"{number:04d}.json"
+
     def weights_file(self, sha256: str) -> Path:
         """Frozen tensors, shared by all runs of a storage root."""
         return self.storage / "weights" / f"{sha256}.safetensors"
+
+    def beginning(self) -> list[Path]:
+        """The files that say what the run is and who trains it, as far as they are there."""
+        files = [self.split_file, self.config_file, self.identity_file, *sorted(self.attempts_dir.glob("[0-9]*.json"))]
+        return [file for file in files if file.exists()]
+
+    def results(self) -> list[Path]:
+        """The files that say what its checkpoints led to, as far as they are there."""
+        files = [self.metrics_file, self.best_file, self.evaluations_file]
+        return [file for file in (*files, *sorted(self.predictions_dir.glob("[!.]*.parquet"))) if file.exists()]
 
     def read_identity(self) -> Json:
         """run.json's content; a RunError naming the file where it is missing or damaged."""
@@ -129,7 +143,7 @@ class RunDir:
         From then on no checkpoint of an earlier attempt beyond `record["resumed_step"]` counts.
         """
         self.attempts_dir.mkdir(exist_ok=True)
-        return create_exclusive(self.attempts_dir / f"{number:04d}.json", json_bytes({"attempt": number, **record}))
+        return create_exclusive(self.attempt_file(number), json_bytes({"attempt": number, **record}))
 
 
 def now() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
@@ -26,6 +27,7 @@ from trainer.checkpoint import (
     resume_point,
     write_history,
 )
+from trainer.copier import Copier
 from trainer.data import RunData, open_data
 from trainer.errors import RunError, UsageError
 from trainer.loop import DivergedError, Hooks, Learner, Position, StopRequestedError, evaluate, fit
@@ -70,10 +72,11 @@ def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
         learner = make_learner(plan, data, ranks)
         start = on_first(ranks, lambda: claim(plan, ranks, report))
         position = resume(learner, start)
-        hooks = make_hooks(plan, learner, start.attempt, ranks, report)
         on_first(ranks, lambda: write_history(plan.run, position.history, plan.config.loop.best_metric))
-        fit(learner, data.tiles("train"), data.tiles("val"), plan.config, position, ranks, hooks)
-        predict(plan, data, learner, position, ranks, hooks)
+        with mirrored(plan, start.attempt, ranks, report) as saved:
+            hooks = make_hooks(plan, learner, start.attempt, ranks, report, saved)
+            fit(learner, data.tiles("train"), data.tiles("val"), plan.config, position, ranks, hooks)
+            predict(plan, data, learner, position, ranks, hooks)
     except StopRequestedError:
         return Outcome("stopped", f"at step {position.step}, with a good checkpoint")
     except DivergedError as error:
@@ -203,9 +206,40 @@ def resume(learner: Learner, start: Start) -> Position:
     return Position(**state["position"])
 
 
-def make_hooks(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, report: Report) -> Hooks:
+@contextmanager
+def mirrored(plan: Plan, attempt: int, ranks: Ranks, report: Report) -> Iterator[Callable[[], None]]:
+    """Copies the run to its mirror, if it has one, while the context lasts; yields what to call after each save.
+
+    Only an end or a stop waits for the copies, and not for long.
+    """
+    if not ranks.first or plan.config.run.mirror is None:
+        yield lambda: None
+        return
+    base = plan.run.weights_file(plan.base_sha256)
+    copier = Copier(
+        plan.config.run.mirror, plan.run, attempt, base, lambda line: report({"phase": "mirror", "lines": [line]})
+    )
+    try:
+        yield copier.wake
+    except StopRequestedError:
+        copier.finish()
+        raise
+    except BaseException:
+        copier.finish(wait_s=0)
+        raise
+    copier.finish()
+
+
+def make_hooks(
+    plan: Plan, learner: Learner, attempt: int, ranks: Ranks, report: Report, saved: Callable[[], None]
+) -> Hooks:
     """How the loop saves and reports."""
-    return Hooks(report, lambda at: on_first(ranks, lambda: save(plan, learner, attempt, ranks, at)), attempt)
+
+    def save_here(position: Position) -> None:
+        on_first(ranks, lambda: save(plan, learner, attempt, ranks, position))
+        saved()
+
+    return Hooks(report, save_here, attempt)
 
 
 def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Position) -> None:
