@@ -144,6 +144,9 @@ class DataSection(Section):
     class_map: dict[str, str] = {}
     """Other names of classes, e.g. {STRO: STR}; applied to all stores when they are read.
     As a flag: --data.class_map '{"STRO": "STR"}'"""
+    stage: Annotated[str, Field(min_length=1)] | None = None
+    """Folder on each node's own disk into which the stores are copied, once a node, and verified, before training
+    begins. Variables such as $SLURM_TMPDIR are the node's. Null: tiles are read where the stores are."""
     class_names: AbsolutePath | None = None
     """YAML file with the English and Chinese name of each class, for the report."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
 from trainer.tiles.loader import TileSet
 from trainer.tiles.split import SPLITS, split_tiles
+from trainer.tiles.stage import stage
 from trainer.tiles.store import TileStore
 
 
@@ -50,6 +53,18 @@ class RunData:
         parts = ["train", *self.evaluated()]
         columns = {part: self.index(part)["label"].value_counts().reindex(self.classes, fill_value=0) for part in parts}
         return pd.DataFrame(columns)
+
+    def staged(self, folder: str) -> RunData:
+        """The same, read from copies on this node's own disk; variables in `folder` are this node's.
+
+        Raises:
+            RunError: where a variable is not set here, or there is no room.
+        """
+        place = os.path.expandvars(folder)
+        if "$" in place:
+            raise RunError(f"data.stage: {folder} names a variable that is not set on {socket.gethostname()}")
+        external = {name: stage(store, Path(place)) for name, store in self.external.items()}
+        return replace(self, store=stage(self.store, Path(place)), external=external)
 
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of each store, by its key in the configuration."""

@@ -69,6 +69,8 @@ def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
     position = Position()
     try:
         data = open_data(plan.config, plan.run.split_file)
+        if plan.config.data.stage is not None:
+            data = data.staged(plan.config.data.stage)
         learner = make_learner(plan, data, ranks)
         start = on_first(ranks, lambda: claim(plan, ranks, report))
         position = resume(learner, start)

@@ -1,0 +1,43 @@
+"""A copy of a tile store on a node's own disk."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from shutil import copyfile, disk_usage
+
+from trainer.errors import RunError
+from trainer.tiles.atomic import new_directory
+from trainer.tiles.store import TileStore, verify
+
+
+def stage(store: TileStore, folder: Path) -> TileStore:
+    """A verified copy of a store in `folder`, made by the first of a node's workers that asks; the others wait.
+
+    Raises:
+        RunError: where there is no room, or the copy is not what the store is.
+    """
+    copy = folder / f"store-{store.fingerprint[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{copy.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not copy.exists():
+                _copy(store, copy)
+    except OSError as error:
+        raise RunError(f"data.stage: {folder}: {error.strerror}; name another folder on the node's own disk") from None
+    return TileStore.open(copy)
+
+
+def _copy(store: TileStore, copy: Path) -> None:
+    files = [file for file in store.path.iterdir() if file.is_file()]
+    needed, free = sum(file.stat().st_size for file in files), disk_usage(copy.parent).free
+    if needed > free:
+        raise RunError(
+            f"data.stage: {copy.parent} has {free / 1e9:,.1f} GB free, and {store.path} takes {needed / 1e9:,.1f} GB; "
+            "name another folder, or train from where the store is (data.stage: null)"
+        )
+    with new_directory(copy) as unfinished:
+        for file in files:
+            copyfile(file, unfinished / file.name)
+        verify(unfinished)
