@@ -14,21 +14,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
-        report(options.run, options.out)
+        report(options.run, options.out, options.store)
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def report(runs: Sequence[Path], out: Path) -> None:
-    """Writes the page, and prints its headline and where it is."""
+def report(runs: Sequence[Path], out: Path, stores: Sequence[Path] = ()) -> None:
+    """Writes the page, and prints its headline, where it is, and what it lacks."""
     from analysis.collect import collect  # slow to import: not for --help
     from analysis.report.report import write_report
     from analysis.report.tables import headline
     from analysis.report.terminal import show
 
-    collected = collect(runs)
+    collected = collect(runs, stores)
     show(headline(collected), write_report(collected, out))
 
 
@@ -38,6 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     page = commands.add_parser("report", help="one HTML page of scores, curves and maps")
     page.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run directory, e.g. runs/NAME")
     page.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the page and its files")
+    page.add_argument(
+        "--store",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PLACE",
+        help="a tile store that was moved (repeatable)",
+    )
     return parser
 
 

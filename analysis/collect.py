@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from analysis.scores import Floats, Indices, softmax
 from trainer.errors import RunError, UsageError
 from trainer.rundir import RunDir, read_json
+from trainer.tiles.store import META, Meta, TileStore
 
 KINDS = {
     "group": "group-level split",  # by slide or patient
@@ -53,6 +55,8 @@ class Predictions:
 class Run:
     """One run directory, read."""
 
+    name: str
+    """The run's name; of several runs of one name on a page, the path that tells them apart."""
     directory: RunDir
     identity: dict[str, Any]
     config: str
@@ -65,11 +69,8 @@ class Run:
     """`tile_id, split` of the training store's tiles."""
     predictions: tuple[Predictions, ...]
     """Empty while training has not finished; val, test, then the external sets."""
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return str(self.identity["run"])
+    moved: Mapping[str, Path]
+    """Where stores lie now that were somewhere else while the run trained, by fingerprint."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,33 +82,62 @@ class Run:
         """How validation and test tiles were parted from the training tiles."""
         return KINDS[self.identity["data"]["split"]]
 
-    def store_of(self, split: str) -> dict[str, Any]:
-        """Path and fingerprint of the store that holds the tiles of a split."""
+    def open_store(self, split: str) -> TileStore:
+        """The store that holds the tiles of a split.
+
+        Raises:
+            UsageError: if it is gone, damaged, or in its place are other tiles than the run knew.
+        """
         data = self.identity["data"]
-        stored: dict[str, Any] = data["external"].get(split, data["tiles"])
-        return stored
+        known = data["external"].get(split, data["tiles"])
+        fingerprint, path = known["fingerprint"], Path(known["path"])
+        place = self.moved.get(fingerprint, path)
+        if not os.access(place / META, os.R_OK):
+            raise UsageError(
+                f"{place}: the tile store is no longer there, or may not be read; move it back, or name the place "
+                "where it is now with --store PLACE"
+            )
+        store = TileStore.open(place)
+        if store.fingerprint != fingerprint:
+            raise UsageError(
+                f"{place}: holds other tiles than the run knew there (fingerprint {store.fingerprint[:12]}, the run's "
+                f"{fingerprint[:12]}); where the run's own store was moved, name its place with --store PLACE"
+            )
+        return store
 
 
-def collect(paths: Sequence[Path]) -> list[Run]:
+def collect(paths: Sequence[Path], stores: Sequence[Path] = ()) -> list[Run]:
     """Reads runs that can stand on one page.
 
+    Args:
+        paths: run directories.
+        stores: tile stores that are no longer where the runs knew them; each is known by its fingerprint.
+
     Raises:
-        UsageError: naming every path that is no readable run, or the class sets if they differ.
+        UsageError: naming every path that is no readable run or store, a run that is there twice, a store that is no
+            run's, or the class sets if they differ.
     """
-    runs, problems = [], []
+    _refuse_twice(paths)
+    runs, moved, problems = [], {}, []
+    for path in stores:
+        try:
+            moved[Meta.read(path).fingerprint] = path
+        except UsageError as error:
+            problems.append(str(error))
     for path in paths:
         try:
-            runs.append(read_run(path))
+            runs.append(read_run(path, moved))
         except (UsageError, RunError) as error:
             problems.append(str(error))
     if problems:
         raise UsageError("\n".join(problems))
+    _refuse_strange_stores(runs)
     _refuse_different_classes(runs)
-    return runs
+    return _told_apart(runs)
 
 
-def read_run(path: Path) -> Run:
-    """Reads one run directory.
+def read_run(path: Path, moved: Mapping[str, Path] | None = None) -> Run:
+    """Reads one run directory; `moved` as of `Run`.
 
     Raises:
         UsageError: if there is none at `path`, or a file in it is not what it should be.
@@ -118,6 +148,7 @@ def read_run(path: Path) -> Run:
     identity = directory.read_identity()
     _refuse_missing_keys(identity, directory.identity_file)
     return Run(
+        name=str(identity["run"]),
         directory=directory,
         identity=identity,
         config=_text(directory.config_file),
@@ -126,6 +157,7 @@ def read_run(path: Path) -> Run:
         attempts=len(directory.attempts()),
         split=_table(directory.split_file, ("tile_id", "split")).to_pandas(),
         predictions=tuple(_all_predictions(directory, identity)),
+        moved=moved or {},
     )
 
 
@@ -146,6 +178,36 @@ def _refuse_missing_keys(identity: dict[str, Any], file: Path) -> None:
         raise UsageError(f"{file}: lacks {', '.join(missing)}; was it written by another program?")
     if identity["data"]["split"] not in KINDS:
         raise UsageError(f"{file}: data.split is {identity['data']['split']!r}, not one of {', '.join(KINDS)}")
+
+
+def _refuse_twice(paths: Sequence[Path]) -> None:
+    given: dict[Path, list[str]] = {}
+    for path in paths:
+        given.setdefault(path.resolve(), []).append(str(path))
+    if twice := [same for same in given.values() if len(same) > 1]:
+        raise UsageError("\n".join(f"{' and '.join(same)}: the same run; name it once" for same in twice))
+
+
+def _refuse_strange_stores(runs: Sequence[Run]) -> None:
+    data = [run.identity["data"] for run in runs]
+    known = {store["fingerprint"] for each in data for store in (each["tiles"], *each["external"].values())}
+    moved = runs[0].moved if runs else {}
+    strange = [str(path) for fingerprint, path in moved.items() if fingerprint not in known]
+    if strange:
+        raise UsageError(f"{', '.join(strange)}: no run of this page knows these tiles; leave out that --store")
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those of one name renamed so that a reader can tell which is which."""
+    return [replace(run, name=_own_name(run, [other for other in runs if other.name == run.name])) for run in runs]
+
+
+def _own_name(run: Run, namesakes: Sequence[Run]) -> str:
+    """The run's name, or where others have it too, its path below the folder that they share."""
+    if len(namesakes) == 1:
+        return run.name
+    shared = os.path.commonpath([each.directory.path.resolve().parent for each in namesakes])
+    return str(run.directory.path.resolve().relative_to(shared))
 
 
 def _refuse_different_classes(runs: Sequence[Run]) -> None:

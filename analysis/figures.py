@@ -22,8 +22,12 @@ from analysis.scores import Roc, by_row
 
 Pixels = NDArray[np.uint8]
 
-PALETTE = sns.color_palette("colorblind", 10)
-INK, GREY = "#1f2933", "#9aa5b1"
+# From Paul Tol's and Okabe and Ito's schemes. Those of one dash are far apart to any eye, also without red or green;
+# those of different dashes may be near to the colour-blind, and differ in the dash.
+COLOURS = ("#332288", "#44AA99", "#CCBB44", "#33BBEE", "#117733", "#882255", "#E69F00", "#0077BB", "#EE6677", "#CC3311")
+SOLID, DASHED, DOTTED, DASH_DOTTED = "-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2))
+LINES = [(colour, SOLID if place < 5 else DASHED) for place, colour in enumerate(COLOURS)]
+INK, GREY, PALE = "#1f2933", "#9aa5b1", "#b8c2cc"
 STYLE = {
     "font.size": 9,
     "text.color": INK,
@@ -41,10 +45,13 @@ STYLE = {
     "ytick.labelsize": 8,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "legend.handlelength": 3,  # long enough to show a dash
     "svg.fonttype": "path",  # looks the same where the font is not installed
     "svg.hashsalt": "tissuegrid",  # the same figure is the same file
 }
 STYLED = matplotlib.rc_context(STYLE)  # type: ignore[arg-type]  # as a decorator: leaves the settings of other programs alone
+FEW = 12
+"""Up to this many classes a matrix has room for decimals and zeros."""
 MAP_COLOURS = "viridis"
 MAP_OPACITY = 0.55
 
@@ -74,12 +81,13 @@ def metric_curves(history: pd.DataFrame, best_epoch: int | None, title: str) -> 
 
 def _curves(history: pd.DataFrame, lines: dict[str, str], ylabel: str, best_epoch: int | None, title: str) -> Figure:
     figure, axes = _new(5.2, 3.4, title)
-    for (column, label), colour, marker in zip(lines.items(), PALETTE, "osD", strict=False):
-        axes.plot(history["epoch"], history[column], color=colour, marker=marker, ms=3.5, lw=1.5, label=label)
+    styles = zip(COLOURS, (SOLID, DASHED, DOTTED), "osD", strict=False)  # equal curves show through each other's gaps
+    for (column, label), (colour, dash, marker) in zip(lines.items(), styles, strict=False):
+        axes.plot(history["epoch"], history[column], color=colour, ls=dash, marker=marker, ms=3.5, lw=1.5, label=label)
     if best_epoch is not None:
         axes.axvline(best_epoch, color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=0, label="best epoch")
     axes.set(xlabel="epoch", ylabel=ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color="#e4e7eb", lw=0.6)
     axes.legend()
     return figure
@@ -87,8 +95,8 @@ def _curves(history: pd.DataFrame, lines: dict[str, str], ylabel: str, best_epoc
 
 @STYLED
 def confusion(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> Figure:
-    """Confusion matrix in tiles; cells of no tile are left blank."""
-    texts = [[str(count) if count else "" for count in row] for row in matrix]
+    """Confusion matrix in tiles."""
+    texts = [[str(count) for count in row] for row in matrix]
     return _matrix(matrix.astype(np.float64), texts, names, "tiles", float(max(1, matrix.max())), title)
 
 
@@ -96,10 +104,10 @@ def confusion(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> Fi
 def confusion_by_row(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> Figure:
     """Confusion matrix in per cent of each true class; rows of a class without tiles are left blank."""
     shares = 100 * by_row(matrix)
-    digits = 1 if len(names) <= 12 else 0
+    digits = 1 if len(names) <= FEW else 0
     texts = [
-        [f"{share:.{digits}f}" if count else "" for share, count in zip(*row, strict=True)]
-        for row in zip(shares, matrix, strict=True)
+        [f"{share:.{digits}f}" if count else "0" if row.any() else "" for share, count in zip(part, row, strict=True)]
+        for part, row in zip(shares, matrix, strict=True)
     ]
     return _matrix(shares, texts, names, "% of the true class", 100.0, title)
 
@@ -112,7 +120,9 @@ def _matrix(
     highest: float,
     title: str,
 ) -> Figure:
-    cell = 0.42 if len(names) <= 12 else 0.27
+    cell = 0.42 if len(names) <= FEW else 0.27
+    if len(names) > FEW:  # thousands of zeros would make the page heavy
+        texts, unit = [["" if text == "0" else text for text in row] for row in texts], f"{unit} (blank: 0)"
     side = max(3.2, cell * len(names))
     figure, axes = _new(side + 2.0, side + 1.2, title)
     sns.heatmap(
@@ -131,6 +141,9 @@ def _matrix(
         cbar_kws={"label": unit, "shrink": 0.6, "aspect": 24, "pad": 0.03},
         ax=axes,
     )
+    for text in axes.texts:
+        if text.get_text() == "0":  # there, but not in the way of the tiles
+            text.set_color(PALE)
     figure.axes[1].spines[:].set_visible(False)
     axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
@@ -161,14 +174,15 @@ def roc_corner(curves: Sequence[Roc], micro: Roc, macro: Roc, names: Sequence[st
 
 
 def _draw_roc(axes: Axes, curves: Sequence[Roc], micro: Roc, macro: Roc, names: Sequence[str]) -> None:
-    """Colours the ten classes of lowest area; of more classes the rest is grey, as no eye tells fifty colours apart."""
+    """Colours the ten classes of lowest area; of more classes the rest is grey, as no eye tells fifty lines apart."""
     defined = [index for index, curve in enumerate(curves) if not np.isnan(curve.area)]
-    worst = sorted(sorted(defined, key=lambda index: curves[index].area)[: len(PALETTE)])
+    worst = sorted(sorted(defined, key=lambda index: curves[index].area)[: len(LINES)])
     for index in sorted(set(defined) - set(worst)):
         _line(axes, curves[index], color="#d5dae0", lw=0.7)
-    for colour, index in zip(PALETTE, worst, strict=False):
-        _line(axes, curves[index], color=colour, lw=1.3, label=f"{names[index]}  {curves[index].area:.4f}")
-    for name, curve, style in (("micro", micro, (0, (1, 1.2))), ("macro", macro, (0, (5, 2)))):
+    for (colour, dash), index in zip(LINES, worst, strict=False):
+        label = f"{names[index]}  {curves[index].area:.4f}"
+        _line(axes, curves[index], color=colour, ls=dash, lw=1.5, label=label)
+    for name, curve, style in (("micro", micro, DOTTED), ("macro", macro, DASH_DOTTED)):
         if not np.isnan(curve.area):
             _line(axes, curve, color=INK, lw=1.8, ls=style, label=f"{name}  {curve.area:.4f}")
     if len(worst) < len(defined):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,8 @@ ABSENT = {
     RANDOM: "There is no tile of this class.",
 }
 SEED = 0
+STRIDE = 32
+"""Side in input pixels of a cell of ResNet's last stage."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Panels:
     """The panels of one set of tiles."""
 
     classes: tuple[Panel, ...]
+    grid: tuple[int, int]
+    """Cells of a map: rows and columns."""
+    input_size: int
+    """Side of the network's square input, px."""
     box: tuple[float, float, float, float]
     """Top, left, height and width of what the network saw of each tile, in source pixels."""
     tile_size: tuple[int, int]
@@ -74,10 +79,9 @@ class Panels:
     """Microns per pixel of the tiles."""
 
     @property
-    def cell_px(self) -> float:
-        """Height of a map's cell on the tile, px."""
-        cells = next(case.class_map.shape[0] for panel in self.classes for case in panel.cases)
-        return self.box[2] / float(cells)
+    def cell(self) -> tuple[float, float]:
+        """Height and width of a map's cell on the tile, px."""
+        return self.box[2] / self.grid[0], self.box[3] / self.grid[1]
 
     @property
     def is_cropped(self) -> bool:
@@ -108,11 +112,13 @@ def make_panels(run: Run, predictions: Predictions, model: nn.Sequential, augmen
     """Chooses tiles of each class, reads them, and computes their maps.
 
     Raises:
-        UsageError: if there is no tile, the store is gone, or it is not the one that the run was evaluated on.
+        UsageError: if there is no tile, the store is gone or not the one that the run was evaluated on, or the input is
+            too small for a map.
     """
     if not len(predictions.labels):
         raise UsageError("no tile of the set has a class that the model knows")
-    store = _store(run, predictions.split)
+    _refuse_one_cell(augment.input_size)
+    store = run.open_store(predictions.split)
     chosen = [choose(predictions, label) for label in range(len(run.classes))]
     rows = sorted({row for choices in chosen for row in choices.values()})
     tiles = store.tiles[_places(store, predictions.table["tile_id"].iloc[rows].tolist())]
@@ -136,18 +142,24 @@ def make_panels(run: Run, predictions: Predictions, model: nn.Sequential, augmen
         Panel(label, {choice: case(choice, rows[choice]) if choice in rows else None for choice in CHOICES})
         for label, rows in enumerate(chosen)
     )
-    return Panels(panels, evaluation_box(store.tile_size, augment), store.tile_size, store.mpp)
+    rows_of_cells, columns_of_cells = every_map.shape[2:]
+    return Panels(
+        classes=panels,
+        grid=(rows_of_cells, columns_of_cells),
+        input_size=augment.input_size,
+        box=evaluation_box(store.tile_size, augment),
+        tile_size=store.tile_size,
+        mpp=store.mpp,
+    )
 
 
-def _store(run: Run, split: str) -> TileStore:
-    stored = run.store_of(split)
-    store = TileStore.open(Path(stored["path"]))
-    if store.fingerprint != stored["fingerprint"]:
+def _refuse_one_cell(input_size: int) -> None:
+    if input_size <= STRIDE:
         raise UsageError(
-            f"{store.path}: holds other tiles than the run was evaluated on (fingerprint {store.fingerprint[:12]}, "
-            f"the run's {stored['fingerprint'][:12]})"
+            f"an input of {input_size} px leaves the network's last stage a single cell, which cannot say where in a "
+            f"tile the evidence lies; train with an augment.input_size of {2 * STRIDE} (maps of 2 x 2 cells) or more "
+            f"({7 * STRIDE}: 7 x 7)"
         )
-    return store
 
 
 def _places(store: TileStore, tile_ids: Sequence[str]) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from analysis.panels import ABSENT
 from analysis.report.sections import RunSection, colour_bar_uri, run_section, write_csv
 from analysis.report.tables import headline
 from trainer.errors import UsageError
+from trainer.rundir import RunDir
+from trainer.tiles.store import META
 
 PICTURE_BYTES = 2_500_000
 """What all tiles and overlays of a page may take; more of them are drawn smaller."""
@@ -32,16 +35,23 @@ FORMATS = {
 """How numbers of a column are written, other than with three decimals."""
 
 
-def write_report(runs: Sequence[Run], out: Path) -> Path:
+@dataclass(frozen=True)
+class Report:
+    """A page that was written."""
+
+    page: Path
+    warnings: list[str]
+    """What it lacks, and how to get it."""
+
+
+def write_report(runs: Sequence[Run], out: Path) -> Report:
     """Writes `index.html` for these runs (`collect`), and its figures (PNG) and tables (CSV) beside it.
 
-    Returns:
-        The page.
-
     Raises:
-        UsageError: for an `out` that is no folder.
+        UsageError: for an `out` that is no folder, or lies in a run directory or a tile store.
     """
     try:
+        _refuse_foreign(out)
         out.mkdir(parents=True, exist_ok=True)
         return _write(runs, out)
     except OSError as error:
@@ -49,14 +59,36 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         raise UsageError(f"{place}: cannot be written ({error.strerror}); name another --out") from None
 
 
-def _write(runs: Sequence[Run], out: Path) -> Path:
+def _refuse_foreign(out: Path) -> None:
+    """Run directories and tile stores hold what their contract names, and nothing else."""
+    place = out.resolve()
+    for folder in (place, *place.parents):
+        for file, what in ((RunDir(folder).identity_file, "run directory"), (folder / META, "tile store")):
+            if file.is_file():
+                raise UsageError(f"--out {out}: lies in the {what} {folder}; name a folder outside of it")
+
+
+def _write(runs: Sequence[Run], out: Path) -> Report:
     edge = _edge(runs)
     table = headline(runs)
     write_csv(table, out / "headline.csv")
     sections = [run_section(run, number, out, edge) for number, run in enumerate(runs, start=1)]
-    page = out / "index.html"
-    page.write_text(_render(table, sections), encoding="utf-8")
-    return page
+    report = Report(out / "index.html", list(_warnings(sections)))
+    report.page.write_text(_render(table, sections, report.warnings), encoding="utf-8")
+    return report
+
+
+def _warnings(sections: Sequence[RunSection]) -> Iterator[str]:
+    """One line for each run without scores, and for each reason for which a run lacks maps."""
+    for section in sections:
+        if not section.sets:
+            yield f"{section.run.name}: no scores and maps yet: training has not finished"
+        lacking: dict[str, list[str]] = {}
+        for each in section.sets:
+            if isinstance(each.maps, str):
+                lacking.setdefault(each.maps, []).append(each.predictions.split)
+        for reason, splits in lacking.items():
+            yield f"{section.run.name}: no maps on {', '.join(splits)}: {reason}"
 
 
 def _edge(runs: Sequence[Run]) -> int:
@@ -66,7 +98,7 @@ def _edge(runs: Sequence[Run]) -> int:
     return min(max(fits, EDGES[0]), EDGES[1])
 
 
-def _render(table: pd.DataFrame, sections: Sequence[RunSection]) -> str:
+def _render(table: pd.DataFrame, sections: Sequence[RunSection], warnings: Sequence[str]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.report", "."),
         autoescape=True,  # whatever the name of the template: class and file names come from outside
@@ -80,6 +112,7 @@ def _render(table: pd.DataFrame, sections: Sequence[RunSection]) -> str:
         headline=table,
         absent=ABSENT,
         sections=sections,
+        warnings=warnings,
         colour_bar=colour_bar_uri(),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

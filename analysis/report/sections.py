@@ -50,6 +50,8 @@ class Maps:
     """The maps of one set of tiles, a row for each true class."""
 
     panels: Panels
+    cells: str
+    """What a cell of a map covers."""
     rows: list[tuple[Panel, dict[str, Shown | None]]]
 
 
@@ -143,7 +145,10 @@ def _explainer(run: Run) -> Explainer | str:
     try:
         return Explainer(load_best_model(run.directory), load_config(run.directory.config_file).augment)
     except (UsageError, RunError) as error:
-        return str(error)
+        return (
+            f"{error}. The scores still hold. For maps restore what is damaged from a copy, or remove "
+            f"{run.directory.predictions_dir} and start the same training again, which goes on from what is whole"
+        )
 
 
 def _curves(writer: Writer) -> list[Picture]:
@@ -215,7 +220,23 @@ def _maps(writer: Writer, predictions: Predictions, explainer: Explainer) -> Map
         "Grad-CAM of the predicted class; bars: what a cell adds to the logit", predictions.split, predictions.kind
     )
     figures.png(figures.map_sheet(sheet, title), writer.folder / f"{predictions.split}-maps.png")
-    return Maps(panels, rows)
+    return Maps(panels, _cells(panels), rows)
+
+
+def _cells(panels: Panels) -> str:
+    """The grid of a map, and the size of its cells on the network's input and on the tile."""
+    rows, columns = panels.grid
+    height, width = panels.cell
+    on_input = _size(panels.input_size / rows, panels.input_size / columns, "px")
+    on_tile = _size(height, width, "px")
+    if panels.mpp is not None:
+        on_tile += f" ({_size(height * panels.mpp, width * panels.mpp, 'µm')})"
+    return f"Maps of {rows} x {columns} cells; a cell is {on_input} of the input, {on_tile} of the tile"
+
+
+def _size(height: float, width: float, unit: str) -> str:
+    """A square's side, or both sides of what is none."""
+    return " x ".join(dict.fromkeys((f"{height:.0f}", f"{width:.0f}"))) + f" {unit}"
 
 
 def _draw(case: Case, panels: Panels, highest: float, edge: int) -> tuple[figures.Pixels, figures.Pixels]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from analysis import scores
 from analysis.collect import Predictions, Run
 from trainer.config import load_config
 from trainer.errors import UsageError
-from trainer.tiles.store import TileStore
 
 
 def headline(runs: Sequence[Run]) -> pd.DataFrame:
@@ -75,7 +73,7 @@ def _counts(run: Run) -> dict[str, pd.Series]:
     """Tiles by class in each set: of the training store's from its index, of the others from their predictions."""
     counts = {each.split: each.table["label"].value_counts() for each in run.predictions}
     try:
-        index = TileStore.open(Path(run.store_of("train")["path"])).index
+        index = run.open_store("train").index
         class_map = load_config(run.directory.config_file).data.class_map
     except UsageError:
         return counts
@@ -127,5 +125,7 @@ def _effort(run: Run) -> str:
     if run.history.empty:
         return f"no epoch has ended yet, {attempts}"
     seconds = float(np.sum(run.history["seconds"]))
-    workers = ", ".join(str(count) for count in sorted(set(run.history["world_size"])))
-    return f"{len(run.history)} epochs, {seconds:,.0f} s, {workers} workers, {attempts}"
+    counts = sorted(set(run.history["world_size"]))
+    workers = f"{', '.join(map(str, counts))} worker{'' if counts == [1] else 's'}"
+    epochs = f"{len(run.history)} epoch{'' if len(run.history) == 1 else 's'}"
+    return f"{epochs}, {seconds:,.0f} s, {workers}, {attempts}"

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.collect import collect, read_run
-from tests.analysis.made_runs import CLASSES, write_predictions, write_run
+from tests.analysis.made_runs import CLASSES, write_predictions, write_run, write_store
 from trainer.errors import UsageError
 from trainer.rundir import RunDir
 
@@ -66,6 +67,39 @@ def test_runs_of_different_classes_are_refused_with_both_lists(run: RunDir, tmp_
 def test_runs_of_the_same_classes_in_another_order_are_taken(run: RunDir, tmp_path: Path) -> None:
     other = write_run(tmp_path / "runs" / "second", tmp_path / "store", ["train"] * 60, classes=("TUM", "STR", "LYM"))
     assert [each.name for each in collect([run.path, other.path])] == ["first", "second"]
+
+
+def test_a_run_given_twice_is_refused(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run.path)
+    with pytest.raises(UsageError, match=f"{run.path} and {tmp_path / 'link'}: the same run; name it once"):
+        collect([run.path, tmp_path / "link"])
+
+
+def test_runs_of_one_name_are_told_apart(run: RunDir, tmp_path: Path) -> None:
+    for copy in ("other/runs/first", "runs/kept"):
+        shutil.copytree(run.path, tmp_path / copy)
+    second = write_run(tmp_path / "runs" / "second", tmp_path / "store", ["train"] * 60)
+    paths = [run.path, tmp_path / "other" / "runs" / "first", tmp_path / "runs" / "kept", second.path]
+    assert [each.name for each in collect(paths)] == ["runs/first", "other/runs/first", "runs/kept", "second"]
+    assert [each.name for each in collect([paths[0], paths[2]])] == ["first", "kept"]
+
+
+def test_a_moved_store_is_known_by_its_fingerprint(run: RunDir, tmp_path: Path) -> None:
+    tiles = read_run(run.path).open_store("val").tiles[:]
+    place = (tmp_path / "store").rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="no longer there"):
+        read_run(run.path).open_store("val")
+    [read] = collect([run.path], [place])
+    np.testing.assert_array_equal(read.open_store("val").tiles, tiles)
+    assert read.open_store("elsewhere").path == tmp_path / "outside"
+
+
+def test_stores_that_no_run_knows_are_refused(run: RunDir, tmp_path: Path) -> None:
+    write_store(tmp_path / "strange", ["TUM"] * 4, np.zeros((4, 48, 48, 3), dtype=np.uint8))
+    with pytest.raises(UsageError, match=f"{tmp_path / 'strange'}: no run of this page knows these tiles"):
+        collect([run.path], [tmp_path / "strange"])
+    with pytest.raises(UsageError, match=f"{tmp_path / 'nowhere'} is no tile store"):
+        collect([run.path], [tmp_path / "nowhere"])
 
 
 def test_every_wrong_path_is_named_at_once(run: RunDir, tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ def test_the_choice_does_not_depend_on_the_order_of_rows() -> None:
 def test_panels_hold_the_tiles_they_name(run: RunDir) -> None:
     write_model(run, 3)
     [read] = collect([run.path])
-    tiles = np.load(read.store_of("val")["path"] + "/tiles.npy")
+    tiles = read.open_store("val").tiles
     panels = make_panels(read, read.predictions[0], load_best_model(run), AUGMENT)
     assert [panel.label for panel in panels.classes] == [0, 1, 2]
     assert panels.box == (0.0, 0.0, 48.0, 48.0)
-    assert panels.cell_px == 24
+    assert (panels.grid, panels.cell) == ((2, 2), (24, 24))
     for panel in panels.classes:
         assert panel.choices[RIGHT] is not None
         for case in panel.cases:
@@ -72,8 +72,25 @@ def test_another_store_in_the_old_place_is_refused(run: RunDir) -> None:
     [read] = collect([run.path])
     store = run.path.parents[1] / "store"
     store.rename(store.with_name("moved"))
-    with pytest.raises(UsageError, match=str(store)):
+    with pytest.raises(UsageError, match=f"{store}: the tile store is no longer there.*--store"):
         make_panels(read, read.predictions[0], load_best_model(run), AUGMENT)
     write_store(store, ["TUM"] * 4, np.zeros((4, 48, 48, 3), dtype=np.uint8))
-    with pytest.raises(UsageError, match="holds other tiles than the run was evaluated on"):
+    with pytest.raises(UsageError, match="holds other tiles than the run knew there"):
         make_panels(read, read.predictions[0], load_best_model(run), AUGMENT)
+
+
+@pytest.mark.parametrize(("size", "grid"), [(33, (2, 2)), (64, (2, 2)), (65, (3, 3))])
+def test_the_grid_is_that_of_the_maps(run: RunDir, size: int, grid: tuple[int, int]) -> None:
+    write_model(run, 3)
+    [read] = collect([run.path])
+    panels = make_panels(read, read.predictions[0], load_best_model(run), AugmentSection(input_size=size))
+    assert panels.grid == grid
+    assert {case.class_map.shape for panel in panels.classes for case in panel.cases} == {grid}
+    assert panels.cell == pytest.approx((48 / grid[0], 48 / grid[1]))
+
+
+def test_a_map_of_one_cell_is_refused(run: RunDir) -> None:
+    write_model(run, 3)
+    [read] = collect([run.path])
+    with pytest.raises(UsageError, match=r"an input of 32 px .* a single cell.*augment.input_size of 64"):
+        make_panels(read, read.predictions[0], load_best_model(run), AugmentSection(input_size=32))

@@ -11,8 +11,9 @@ from sklearn import metrics
 
 from analysis.__main__ import main
 from analysis.collect import collect
-from analysis.report.report import shown, write_report
+from analysis.report.report import Report, shown, write_report
 from analysis.report.tables import headline
+from analysis.report.terminal import show
 from tests.analysis.made_runs import (
     CLASSES,
     skewed_logits,
@@ -55,7 +56,7 @@ def as_tile_level(run: RunDir) -> None:
 
 def test_the_page_is_whole_and_stands_alone(run: RunDir, tmp_path: Path) -> None:
     write_model(run, 3)
-    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     assert (tmp_path / "out" / "index.html").stat().st_size < 5_000_000
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     for tag, attributes in page.tags:
@@ -67,6 +68,7 @@ def test_the_page_is_whole_and_stands_alone(run: RunDir, tmp_path: Path) -> None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
     assert "Research use only; not validated for diagnosis." in page.text
     assert "No maps" not in page.text
+    assert "Maps of 2 x 2 cells; a cell is 32 px of the input, 24 px (12 µm) of the tile" in page.text
     for choice in ("Most confident right", "Most confident wrong", "Randomly chosen"):
         assert choice in page.text
     assert sum(str(attributes.get("src")).startswith("data:image/svg") for _, attributes in page.tags) == 10
@@ -88,7 +90,7 @@ def test_tile_level_split_stands_at_every_number_from_it(run: RunDir, tmp_path: 
     as_tile_level(run)
     table = headline(collect([run.path]))
     assert table["split"].tolist() == ["tile-level split", "external set"]
-    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     for heading in (
         "Training · tile-level split",
         "Scores on val · tile-level split",
@@ -103,7 +105,7 @@ def test_tables_are_written_beside_the_page_as_excel_reads_them(run: RunDir, tmp
     identity = json.loads(run.identity_file.read_text())
     identity["class_names"] = {"TUM": {"en": "Tumour", "zh": "肿瘤组织"}}
     run.identity_file.write_text(json.dumps(identity))
-    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     assert "肿瘤组织" in page.text
     folder = tmp_path / "out" / "1-first"
     assert (folder / "classes.csv").read_bytes().startswith(b"\xef\xbb\xbf")
@@ -130,7 +132,7 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "evil", tmp_path / "store", ["val"] * 24, classes=classes, class_names=names)
     write_predictions(run.predictions_file("val"), index, skewed_logits(labels, classes, 2.0), classes)
     write_model(run, 3)
-    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     assert "No maps" not in page.text
     assert "script" not in [tag for tag, _ in page.tags]
     assert "x" not in [attributes.get("src") for _, attributes in page.tags]
@@ -141,17 +143,46 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
 def test_without_its_store_there_are_scores_but_no_maps(run: RunDir, tmp_path: Path) -> None:
     write_model(run, 3)
     store = tmp_path / "store"
-    store.rename(tmp_path / "elsewhere")
-    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
+    moved = store.rename(tmp_path / "elsewhere")
+    report = write_report(collect([run.path]), tmp_path / "out")
+    page = Elements(report.page)
     assert re.search(rf"No maps: .*{store}", page.text)
     assert "Most confident right" in page.text  # of the external set, whose store is still there
+    [warning] = report.warnings
+    assert warning.startswith(f"first: no maps on val: {store}: the tile store is no longer there")
+    assert warning in page.text.split("Run directory")[0]
+    assert write_report(collect([run.path], [moved]), tmp_path / "out").warnings == []
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_damaged_checkpoint_is_a_warning_in_the_terminal(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(run, 3)
+    [tensors] = run.checkpoints_dir.glob("*/trained.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
+    assert main(["report", str(run.path), "--out", str(tmp_path / "out")]) == 0
+    [warning] = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: first: no maps on val, elsewhere: {tensors.parent}: cannot be used")
+    assert "restore what is damaged from a copy" in warning
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_map_of_one_cell_is_not_drawn(run: RunDir, tmp_path: Path) -> None:
+    write_model(run, 3)
+    run.config_file.write_text(run.config_file.read_text().replace("input_size: 64", "input_size: 32"))
+    report = write_report(collect([run.path]), tmp_path / "out")
+    page = Elements(report.page)
+    assert page.text.count("No maps: an input of 32 px") == 2
+    assert not any(str(attributes.get("src")).startswith("data:image/webp") for _, attributes in page.tags)
+    assert len(report.warnings) == 1
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_in_training_shows_its_curves(run: RunDir, tmp_path: Path) -> None:
     run.predictions_file("val").unlink()
     run.predictions_file("elsewhere").unlink()
-    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     assert "training has not finished" in page.text
     assert sum(str(attributes.get("src")).startswith("data:image/svg") for _, attributes in page.tags) == 2
 
@@ -175,14 +206,16 @@ def test_hardly_any_tiles_are_no_error(run: RunDir, tmp_path: Path, tiles: int) 
     stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()[:tiles]
     logits = np.stack(stored["logits"]) if tiles else np.empty((0, 3))
     write_predictions(run.predictions_file("elsewhere"), stored, logits, CLASSES)
-    page = Elements(write_report(collect([run.path]), tmp_path / "out"))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     assert f"Scores on elsewhere · external set · {tiles} tiles" in page.text
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_several_runs_share_a_headline(run: RunDir, tmp_path: Path) -> None:
     other = write_run(tmp_path / "runs" / "second", tmp_path / "store", ["train"] * 60)
-    page = Elements(write_report(collect([run.path, other.path]), tmp_path / "out"))
+    report = write_report(collect([run.path, other.path]), tmp_path / "out")
+    page = Elements(report.page)
+    assert "second: no scores and maps yet: training has not finished" in report.warnings
     assert {"run-1", "run-2"} <= {attributes.get("id") for _, attributes in page.tags}
     assert (tmp_path / "out" / "2-second" / "loss.png").is_file()
 
@@ -191,6 +224,37 @@ def test_a_file_in_the_place_of_the_folder_is_refused(run: RunDir, tmp_path: Pat
     (tmp_path / "out").write_text("")
     with pytest.raises(UsageError, match=f"{tmp_path / 'out'}: cannot be written"):
         write_report(collect([run.path]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("inside", ["runs/first", "runs/first/report", "store", "outside/a/b", "link"])
+def test_a_page_in_a_run_or_a_store_is_refused(run: RunDir, tmp_path: Path, inside: str) -> None:
+    (tmp_path / "link").symlink_to(run.predictions_dir)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"lies in the (run directory|tile store) .*name a folder outside of it"):
+        write_report(collect([run.path]), tmp_path / inside)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("names", [["demo"], ["nct-depth2-lr0.0003-seed1", "second"]])
+def test_the_terminals_table_has_a_line_for_each_set(
+    columns: int, names: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    sets = [("val", "tile-level split", 15_000), ("crc-val-he-7k", "external set", 7180)]
+    scores = {"accuracy": 0.9, "balanced accuracy": 0.8, "macro F1": 0.7, "macro AUC": 0.6}
+    rows = [
+        {"run": run, "set": name, "split": kind, "tiles": tiles} | scores for run in names for name, kind, tiles in sets
+    ]
+    show(pd.DataFrame(rows), Report(Path("index.html"), []))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    for name, kind, tiles in sets:
+        found = [
+            line for line in lines if re.fullmatch(rf"{name} +{kind} +{tiles:,} +0.900 +0.800 +0.700 +0.6000 *", line)
+        ]
+        assert len(found) == len(names)
+    assert [line for line in lines if line in names] == (names if len(names) > 1 else [])
 
 
 @pytest.mark.usefixtures("undrawn")
