@@ -1,0 +1,39 @@
+"""An object store, and a mirror in it or in a folder, for the tests that copy runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.object_store import Store, contents, free_port
+
+Look = Callable[[], dict[str, bytes]]
+
+
+@pytest.fixture(scope="session")
+def credentials() -> Iterator[None]:
+    """As they are given to the program: in the environment."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "never-shown")
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def store(credentials: None) -> Iterator[Store]:  # noqa: ARG001
+    store = Store(free_port())
+    yield store
+    store.kill()
+
+
+@pytest.fixture(params=["s3", "file"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Look]:
+    """The URI of an empty mirror, and what is in it."""
+    if request.param == "file":
+        folder = tmp_path / "mirror"
+        return folder.as_uri(), lambda: contents(folder)
+    store: Store = request.getfixturevalue("store")
+    return store.uri(f"bucket/{tmp_path.name}"), lambda: store.objects(f"{tmp_path.name}/")
