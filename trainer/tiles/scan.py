@@ -59,7 +59,18 @@ class Scan:
     files: tuple[TileFile, ...]
     rejected: tuple[Rejected, ...]
     offered: Mapping[str, int]  # the number of files of each class, whether they can be taken or not
-    digest: str  # of names, sizes and times (zip: checksums): tells cheaply whether a source is the same
+    ignored: tuple[str, ...]  # columns of a manifest that nothing is done with
+    listing: tuple[tuple[object, ...], ...]  # of each file what is known without reading it, its stamp last
+
+    @cached_property
+    def digest(self) -> str:
+        """Of names, sizes and times (zip: checksums): tells cheaply that a source is the same."""
+        return digest(self.listing)
+
+    @cached_property
+    def names_digest(self) -> str:
+        """Of names and sizes alone: tells cheaply that a source is another."""
+        return digest([row[:-1] for row in self.listing])
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -104,7 +115,8 @@ def _scan_tree(source: Path, kind: Literal["folder", "zip"], listed: Sequence[Li
         tuple(TileFile(path, path.split("/")[0], None, None) for path in (file[len(root) :] for file in files)),
         tuple(sorted(rejected)),
         _offered(place, listed),
-        _digest(sorted((_printable(item.path), item.size, item.stamp) for item in listed)),
+        (),
+        tuple(sorted((_printable(item.path), item.size, item.stamp) for item in listed)),
     )
 
 
@@ -194,16 +206,19 @@ def _no_class(name: str, folder: Folder) -> str | None:
 
 
 def _scan_manifest(source: Path) -> Scan:
-    rows = sorted(read_manifest(source))
+    manifest = read_manifest(source)
+    rows = sorted(manifest.rows)
     listed = list_files(source.parent, [row.path for row in rows])
     return Scan(
         Place("folder", source.parent, ""),
         tuple(TileFile(*row) for row, item in zip(rows, listed, strict=True) if not item.problem),
         tuple(Rejected(item.path, item.problem) for item in listed if item.problem),
         Counter(row.label for row in rows),
-        _digest([(*row, item.size, item.stamp) for row, item in zip(rows, listed, strict=True)]),
+        manifest.ignored,
+        tuple((*row, item.size, item.stamp) for row, item in zip(rows, listed, strict=True)),
     )
 
 
-def _digest(rows: Sequence[tuple[object, ...]]) -> str:
+def digest(rows: Sequence[tuple[object, ...]]) -> str:
+    """The sha256 of a table."""
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -11,8 +11,8 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def joined(names: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; of more than six the first five and `3 more`."""
-    parts = list(names)
+    """`a`, `a and b`, `a, b and c`; of more than six the first five and `3 more`; of none `nothing`."""
+    parts = list(names) or ["nothing"]
     if len(parts) > _SHOWN + 1:
         parts[_SHOWN:] = [f"{len(parts) - _SHOWN:,} more"]
     *others, last = parts

@@ -278,6 +278,7 @@ def test_a_manifest_gives_labels_groups_and_splits(tmp_path, suffix):
         ("y.dat", "TUM", "p2", "test"),
     ]
     assert found.place.reader()("x/2.png") == TILE
+    assert found.ignored == ("ignored",)
 
 
 @pytest.mark.parametrize("missing", ["path", "label"])
@@ -289,17 +290,20 @@ def test_a_manifest_without_a_column_names_it(tmp_path, missing):
 
 def test_everything_wrong_with_a_manifest_is_said_at_once(tmp_path):
     tree(tmp_path / "d", "a.png", "b.png")
-    rows = ["path,label", "a.png,A", "a.png,B", "/etc/passwd,A", "../out.png,A", "none.png,A", ",A", "b.png,"]
+    rows = ["path,label,split", "a.png,A,", "a.png,B,train", "/etc/passwd,A,", "../out.png,A,", "none.png,A,", ",A,"]
+    rows += ["b.png,,trian", "b.png,A,external"]
     write(tmp_path / "d" / "m.csv", "\n".join(rows).encode())
     with pytest.raises(UsageError) as error:
         scan(tmp_path / "d" / "m.csv")
     message = str(error.value)
     for part in (
-        "1 rows without a path: row 6",
-        "1 rows without a label: b.png",
-        "2 paths that are absolute or leave the manifest's folder: /etc/passwd, ../out.png",
-        "1 paths listed more than once: a.png",
-        "1 files that are not there: none.png",
+        "1 row without a path: row 6",
+        "1 row without a label: b.png",
+        f"1 path absolute, where they must be relative to {tmp_path / 'd'}, the manifest's folder: /etc/passwd",
+        "1 path leading out of the manifest's folder: put the manifest above all tiles: ../out.png",
+        "2 paths listed more than once: a.png and b.png",
+        "1 file not there: none.png",
+        "2 splits other than train, val and test: external and trian (did you mean train?)",
     ):
         assert part in message
 
@@ -324,13 +328,14 @@ def test_a_manifest_does_not_lead_out_by_a_link(tmp_path):
 
 def test_the_digest_tells_another_source(tmp_path):
     root = dataset(tmp_path / "d")
-    first = scan(root).digest
-    assert scan(root).digest == first
+    first = scan(root)
+    assert scan(root).digest == first.digest
     write(root / "STRO" / "new.png", TILE)
-    second = scan(root).digest
+    second = scan(root)
     os.utime(root / "STRO" / "new.png", (1, 1))
-    third = scan(root).digest
-    assert len({first, second, third}) == 3
+    third = scan(root)
+    assert len({first.digest, second.digest, third.digest}) == 3
+    assert first.names_digest != second.names_digest == third.names_digest
 
 
 def test_rows_do_not_depend_on_other_files_or_on_order(tmp_path):
