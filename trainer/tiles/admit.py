@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.tiles.convert import Converted, Outcome
+from trainer.tiles.convert import Converted, Outcome, Refused
 from trainer.tiles.scan import Rejected, Scan, TileFile
 
 _SHOWN = 10
@@ -43,8 +43,8 @@ def admit(
     alike: dict[str, list[Admitted]] = defaultdict(list)
     for file in sorted(found.files, key=lambda file: file.path):
         outcome = outcomes[file.path]
-        if isinstance(outcome, str):
-            rejected.append(Rejected(file.path, outcome))
+        if isinstance(outcome, Refused):
+            rejected.append(Rejected(file.path, outcome.reason))
         elif outcome.tile_size != tile_size:
             rejected.append(Rejected(file.path, _wrong_size(outcome.tile_size, tile_size)))
         else:
@@ -69,6 +69,12 @@ def _contradicted(tile: Admitted, tiles: Sequence[Admitted]) -> Rejected:
 
 def _suffixed(name: str, n: int) -> str:
     return name if n == 1 else f"{name}-{n}"
+
+
+def without_tiles(found: Scan, admitted: Iterable[Admitted]) -> dict[str, int]:
+    """The classes of which nothing became a tile, with the number of files that each offered."""
+    present = {tile.file.label for tile in admitted}
+    return {label: files for label, files in sorted(found.offered.items()) if label not in present}
 
 
 def kinds(rejected: Sequence[Rejected]) -> dict[str, int]:

@@ -5,7 +5,6 @@ import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +51,14 @@ class Job(NamedTuple):
     row: int
 
 
-Outcome = Converted | str  # str: why the file was rejected
+class Refused(NamedTuple):
+    """A file that cannot become a tile; `source_sha256` is null where it could not even be read."""
+
+    reason: str
+    source_sha256: str | None
+
+
+Outcome = Converted | Refused
 
 
 class Converter:
@@ -74,12 +80,14 @@ class Converter:
         return [self._convert(job) for job in jobs]
 
     def _convert(self, job: Job) -> Outcome:
+        digest = None
         try:
             data = self.read(job.path)
+            digest = hashlib.sha256(data).hexdigest()
             decoded = decode(data)
             image = _resampled(decoded.image, self.target.tile_size) if self.target.resample else decoded.image
         except Rejection as rejection:
-            return str(rejection)
+            return Refused(str(rejection), digest)
         pixels = image.tobytes()
         size = (image.height, image.width)
         if size == self.target.tile_size:
@@ -88,7 +96,7 @@ class Converter:
             tile_id(pixels),
             *decoded[1:],
             source_bytes=len(data),
-            source_sha256=hashlib.sha256(data).hexdigest(),
+            source_sha256=digest,
             phash=phash(image),
             tile_size=size,
         )
@@ -120,7 +128,6 @@ _converter: Converter  # of this process, once `start` has run in it
 def start(place: Place, target: Target) -> None:
     """Make this process ready for `convert`."""
     global _converter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _converter = Converter(place, target)
 

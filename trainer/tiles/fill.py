@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def _mapped(
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of this process's threads
     pool = ProcessPoolExecutor(processes, spawn, convert.start, (place, target))
     try:
-        with _one_thread_each():
+        with _one_thread_each(), _interrupts_blocked():
             results = pool.map(convert.convert, chunks)
         yield results
     finally:
@@ -104,6 +105,16 @@ def _one_thread_each() -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started here are never interrupted, not even while they import; this one is, at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def close_gaps(file: Path, rows: Sequence[int], tile_size: tuple[int, int]) -> None:

@@ -38,6 +38,16 @@ class Place:
         read = _folder_reader(self.file) if self.kind == "folder" else _zip_reader(self.file)
         return lambda path: read(self.root + path)
 
+    def folders(self) -> set[str]:
+        """The names of the folders directly below the root, empty ones too, without litter."""
+        if self.kind == "folder":
+            names = {entry.name for entry in os.scandir(self.file / self.root) if entry.is_dir(follow_symlinks=False)}
+        else:
+            with _open_zip(self.file) as archive:
+                below = [name[len(self.root) :] for name in archive.namelist() if name.startswith(self.root)]
+            names = {name.split("/")[0] for name in below if "/" in name} - {"", ".."}
+        return {name for name in names if not is_litter(name)}
+
 
 def list_folder(folder: Path) -> list[Listed]:
     """Every file under a folder, in path order, without litter. Links to folders, or out of it, are problems."""
@@ -105,17 +115,21 @@ def list_zip(file: Path) -> list[Listed]:
     ]
 
 
+_OTHER_METHODS = {9: "Deflate64", zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA", 93: "Zstandard"}
+
+
 def _member_problem(member: zipfile.ZipInfo, times: int) -> str | None:
     if member.filename.startswith("/") or ".." in member.filename.split("/"):
-        return "zip: the name leads out of the archive"
+        return "its name leads out of the zip"
     if times > 1:
-        return "zip: the name occurs more than once"
+        return "its name occurs more than once in the zip"
     if member.flag_bits & 1:
-        return "zip: encrypted"
+        return "encrypted: unpack the zip with its password, and name the folder"
     if stat.S_ISLNK(member.external_attr >> 16):
         return "link: in a zip, not followed"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "zip: compressed by another method than deflate"
+        method = _OTHER_METHODS.get(member.compress_type, f"method {member.compress_type}")
+        return f"compressed by {method}: only deflate is read; unpack the zip, and name the folder"
     return _size_problem(member.file_size)
 
 
@@ -147,7 +161,7 @@ def _zip_reader(file: Path) -> Callable[[str], bytes]:
             with archive.open(member) as stream:
                 return stream.read(member.file_size)  # read() alone would inflate whatever is there, without end
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-            raise Rejection(f"zip: damaged member: {error or 'ends too early'}") from None
+            raise Rejection(f"damaged: in the zip: {error or 'ends too early'}") from None
 
     return read
 

@@ -1,15 +1,19 @@
 """A manifest: a csv or parquet table that lists tiles by path and label, and optionally group and split."""
 
+import difflib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
 
 from trainer.errors import UsageError
+from trainer.tiles.split import SPLITS
+from trainer.tiles.wording import counted, joined
 
 _REQUIRED, _OPTIONAL = ("path", "label"), ("group", "split")
-_SHOWN = 5
 
 
 class Row(NamedTuple):
@@ -21,20 +25,28 @@ class Row(NamedTuple):
     split: str | None
 
 
-def read_manifest(file: Path) -> list[Row]:
-    """The rows of a manifest; one UsageError with everything that is wrong with it."""
+@dataclass(frozen=True)
+class Manifest:
+    """The rows of a manifest, and the names of the columns that nothing is done with."""
+
+    rows: list[Row]
+    ignored: tuple[str, ...]
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read a manifest; one UsageError with everything that is wrong with it."""
     table = _read_table(file)
     missing = [column for column in _REQUIRED if column not in table]
     if missing:
         raise UsageError(
             f"{file} has no column {' and no column '.join(missing)}: a manifest needs path and label,"
-            f" and may have group and split; found {', '.join(map(str, table.columns)) or 'nothing'}"
+            f" and may have group and split; found {joined(map(str, table.columns))}"
         )
     rows = [_row(values) for values in _texts(table)]
     problems = _problems(rows, file.parent)
     if problems:
         raise UsageError("\n".join([f"{file} cannot be packed:", *problems]))
-    return rows
+    return Manifest(rows, tuple(str(name) for name in table.columns if name not in (*_REQUIRED, *_OPTIONAL)))
 
 
 def _read_table(file: Path) -> pd.DataFrame:
@@ -61,18 +73,29 @@ def _row(values: tuple[str | None, ...]) -> Row:
 
 
 def _problems(rows: Sequence[Row], folder: Path) -> list[str]:
-    paths = pd.Series([row.path for row in rows], dtype="str")
-    outside = paths.map(lambda path: path.startswith("/") or ".." in path.split("/")).astype(bool)
-    unsafe = outside | (paths == "")
-    found = {
-        "rows without a path": pd.Series([f"row {n}" for n in range(1, len(rows) + 1)])[paths == ""],
-        "rows without a label": paths[[not row.label for row in rows]],
-        "paths that are absolute or leave the manifest's folder": paths[outside],
-        "paths listed more than once": paths[paths.duplicated() & ~unsafe].drop_duplicates(),
-        "files that are not there": paths[~unsafe & ~paths.map(lambda path: _exists(folder / path)).astype(bool)],
-    }
-    problems = [f"  {len(bad):,} {what}: {_some(bad.tolist())}" for what, bad in found.items() if len(bad)]
-    return problems if rows else ["  it has no rows"]
+    if not rows:
+        return ["  it has no rows"]
+    paths = [row.path for row in rows]
+    absolute = [path for path in paths if path.startswith("/")]
+    leaving = [path for path in paths if ".." in path.split("/") and not path.startswith("/")]
+    unsafe = {"", *absolute, *leaving}
+    times = Counter(path for path in paths if path not in unsafe)
+    splits = {row.split for row in rows if row.split and row.split not in SPLITS}
+    found = [
+        ("row", "without a path", [f"row {n}" for n, path in enumerate(paths, 1) if not path]),
+        ("row", "without a label", [row.path for row in rows if not row.label]),
+        ("path", f"absolute, where they must be relative to {folder}, the manifest's folder", absolute),
+        ("path", "leading out of the manifest's folder: put the manifest above all tiles", leaving),
+        ("path", "listed more than once", [path for path, count in times.items() if count > 1]),
+        ("file", "not there", [path for path in times if not _exists(folder / path)]),
+        ("split", f"other than {joined(SPLITS)}", [_with_nearest(split) for split in sorted(splits)]),
+    ]
+    return [f"  {counted(len(bad), noun)} {what}: {joined(bad)}" for noun, what, bad in found if bad]
+
+
+def _with_nearest(split: str) -> str:
+    near = difflib.get_close_matches(split.lower(), SPLITS, n=1, cutoff=0.5)
+    return f"{split} (did you mean {near[0]}?)" if near else split
 
 
 def _exists(file: Path) -> bool:
@@ -80,7 +103,3 @@ def _exists(file: Path) -> bool:
         return file.exists() or file.is_symlink()
     except (OSError, ValueError):  # too long a name, a NUL in it
         return False
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

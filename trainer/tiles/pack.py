@@ -20,8 +20,9 @@ import PIL
 
 from trainer.errors import RunError, UsageError
 from trainer.progress import track
-from trainer.tiles.admit import Admitted, admit, kinds, some, write_rejected
+from trainer.tiles.admit import Admitted, admit, kinds, some, without_tiles, write_rejected
 from trainer.tiles.atomic import new_directory
+from trainer.tiles.contents import content_digest, read_content_digest
 from trainer.tiles.fill import CHUNK, close_gaps, fill
 from trainer.tiles.scan import Scan, scan
 from trainer.tiles.store import (
@@ -34,6 +35,7 @@ from trainer.tiles.store import (
     fingerprint,
     write_index,
 )
+from trainer.tiles.wording import counted, joined
 
 _SIZES = range(8, 4097)
 
@@ -91,8 +93,8 @@ def pack(source: Path, store: Path, options: PackOptions | None = None, *, proce
         processes = processes or _processes(len(found.files))
         meta = _pack_new(found, store, options, processes, made)
         return PackSummary(store, meta, False, time.perf_counter() - began, processes)
-    meta = _check_same(store, made)
-    _check_strict(options, meta.rejected, f"they are listed in {store / REJECTED}")
+    meta = _check_same(store, found, made)
+    _check_strict(options, meta.rejected, meta.without_tiles, f"\nthe files are listed in {store / REJECTED}")
     return PackSummary(store, meta, True, time.perf_counter() - began, 0)
 
 
@@ -109,8 +111,9 @@ def _check_md5(source: Path, expected: str) -> None:
     if not source.is_file():
         raise UsageError(f"{source} does not exist")
     digest = hashlib.md5(usedforsecurity=False)
-    with source.open("rb") as file, track("Checking md5", source.stat().st_size >> 20, "MiB") as advance:
-        while block := file.read(1 << 20):
+    blocks = math.ceil(source.stat().st_size / 2**20)
+    with source.open("rb") as file, track("Checking md5", blocks, "MiB") as advance:
+        while block := file.read(2**20):
             digest.update(block)
             advance(1)
     if digest.hexdigest() != expected.lower():
@@ -126,54 +129,89 @@ def _made_from(source: Path, found: Scan, options: PackOptions) -> dict[str, Any
     return {
         "source": source.resolve().name,
         "source_digest": found.digest,
+        "names_digest": found.names_digest,
         "files": len(found.files) + len(found.rejected),
         "size": options.size,
         "mpp": options.mpp,
     }
 
 
-def _check_same(store: Path, wanted: dict[str, Any]) -> Meta:
+def _check_same(store: Path, found: Scan, wanted: dict[str, Any]) -> Meta:
     meta = Meta.read(store)
     made = meta.made
     remedy = f"choose another name, or delete {store} first"
-    if made.get("source_digest") != wanted["source_digest"]:
+    if not _same_input(found, made):
         raise UsageError(
-            f"{store} was packed from another input: {made.get('source')} with {made.get('files'):,} files, now"
-            f" {wanted['source']} with {wanted['files']:,} (names, sizes and times are compared): {remedy}"
+            f"{store} was packed from another input: {made.get('source')} with {counted(made.get('files', 0), 'file')},"
+            f" now {wanted['source']} with {wanted['files']:,}"
+            f" (names, sizes and {'contents' if 'content_digest' in made else 'times'} are compared): {remedy}"
         )
-    differing = [
-        f"--{name} {made.get(name)}, now {wanted[name]}" for name in ("size", "mpp") if made.get(name) != wanted[name]
-    ]
+    differing = [name for name in ("size", "mpp") if made.get(name) != wanted[name]]
     if differing:
-        raise UsageError(f"{store} was packed with {' and '.join(differing)}: {remedy}")
+        before, now = (joined(_flag(name, each.get(name)) for name in differing) for each in (made, wanted))
+        raise UsageError(f"{store} was packed {before}, now {now}: {remedy}")
     TileStore.open(store)
     return meta
 
 
-def _check_strict(options: PackOptions, rejected: dict[str, int], where: str) -> None:
-    if options.strict and rejected:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in rejected.items())
-        raise UsageError(f"--strict, and {sum(rejected.values()):,} files were rejected ({counts}): {where}")
+def _same_input(found: Scan, made: dict[str, Any]) -> bool:
+    """Whether a source is what a store was made from; files are read only where nothing but times differs."""
+    if made.get("source_digest") == found.digest:
+        return True
+    if made.get("names_digest") != found.names_digest:
+        return False
+    return bool(made.get("content_digest") == read_content_digest(found))
+
+
+def _flag(name: str, value: float | None) -> str:
+    return f"without --{name}" if value is None else f"with --{name} {value:g}"
+
+
+def _check_strict(options: PackOptions, rejected: dict[str, int], without_tiles: dict[str, int], more: str) -> None:
+    problems = []
+    if rejected:
+        by_kind = joined(f"{count:,} {kind}" for kind, count in rejected.items())
+        problems.append(f"{counted(sum(rejected.values()), 'file')} rejected ({by_kind})")
+    problems += [f"class {label}: {none_taken(files)}" for label, files in without_tiles.items()]
+    if options.strict and problems:
+        raise UsageError(f"--strict: {'; '.join(problems)}{more}")
+
+
+def none_taken(files: int) -> str:
+    """What became of the files of a class that gave no tile."""
+    return f"{counted(files, 'file')}, none taken" if files else "no images"
 
 
 def _pack_new(found: Scan, store: Path, options: PackOptions, processes: int, made: dict[str, Any]) -> Meta:
     with new_directory(store) as directory, _writing(store):
         outcomes, tile_size = fill(directory / TILES, found, options.size, processes)
         admitted, rejected = admit(found, outcomes, tile_size)
-        _check_strict(options, kinds(rejected), f"{some(rejected)}\nwithout --strict the store lists them")
+        absent = without_tiles(found, admitted)
+        more = f"{some(rejected)}\nwithout --strict they are left out, and the store says so"
+        _check_strict(options, kinds(rejected), absent, more)
         if not admitted:
-            raise UsageError(f"{made['source']} has no usable tile in {len(rejected):,} files:{some(rejected)}")
+            raise UsageError(
+                f"{made['source']} has no usable tile in {counted(len(rejected), 'file')}:{some(rejected)}"
+            )
         close_gaps(directory / TILES, [tile.row for tile in admitted], tile_size)
         index = _index(admitted)
-        meta = _meta(index, tile_size, options.mpp, kinds(rejected), made)
         write_index(index, directory)
         write_rejected(rejected, directory / REJECTED)
+        contents = content_digest(found, (outcomes[file.path].source_sha256 for file in found.files))
+        made = {**made, "content_digest": contents, **_circumstances()}
+        meta = _meta(index, tile_size, options.mpp, made, kinds(rejected), absent, found.ignored).sealed(directory)
         meta.write(directory)
         return meta
 
 
 def _meta(
-    index: pd.DataFrame, tile_size: tuple[int, int], mpp: float | None, rejected: dict[str, int], made: dict[str, Any]
+    index: pd.DataFrame,
+    tile_size: tuple[int, int],
+    mpp: float | None,
+    made: dict[str, Any],
+    rejected: dict[str, int],
+    absent: dict[str, int],
+    ignored: Sequence[str],
 ) -> Meta:
     counts = index["label"].value_counts().sort_index()
     classes = tuple(map(str, counts.index))
@@ -187,7 +225,9 @@ def _meta(
         duplicates=int(index["tile_id"].str.contains("-").sum()),
         rejected=rejected,
         fingerprint=fingerprint(classes, tile_size, mpp, index),
-        made={**made, **_circumstances()},
+        made=made,
+        without_tiles=absent,
+        ignored=list(ignored),
     )
 
 

@@ -2,15 +2,16 @@
 
 In a folder or zip, a tile's label is the first folder under the data set's root. The root is the source itself;
 where all images lie under one folder that holds folders of images, it is that folder, and so on downwards.
-Two or more top folders are data sets of their own, not classes, if folders in them bear the same name and either
-that name has no digit (`AC`, not `slide-07`) or a top folder is named like a split (`train`, `CRC-VAL-HE-7K`).
+A class folder holds images itself, or in folders that are named like slides: two characters or more, one of them a
+digit (`slide-07`; not `AC`, `train` or `0`). A folder without images of its own is a data set rather than a class where
+folders in it are named otherwise, or where it is itself named like a split (`train`, `CRC-VAL-HE-7K`).
 """
 
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Literal, NamedTuple
 from trainer.errors import UsageError
 from trainer.tiles.listing import Listed, Place, list_files, list_folder, list_zip
 from trainer.tiles.manifest import read_manifest
+from trainer.tiles.wording import counted, joined
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
 
 _SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing", "external", "holdout"}
+_LIKE_A_SLIDE = re.compile(r"(?=.*\d).{2,}", re.DOTALL)
 
 
 class TileFile(NamedTuple):
@@ -32,6 +35,13 @@ class TileFile(NamedTuple):
     label: str
     group: str | None
     split: str | None
+
+
+class Folder(NamedTuple):
+    """A folder of images directly under a root: how many lie in it itself, and which folders in it hold more."""
+
+    images: int
+    folders: frozenset[str]
 
 
 class Rejected(NamedTuple):
@@ -48,7 +58,19 @@ class Scan:
     place: Place
     files: tuple[TileFile, ...]
     rejected: tuple[Rejected, ...]
-    digest: str  # of names, sizes and times (zip: checksums): tells cheaply whether a source is the same
+    offered: Mapping[str, int]  # the number of files of each class, whether they can be taken or not
+    ignored: tuple[str, ...]  # columns of a manifest that nothing is done with
+    listing: tuple[tuple[object, ...], ...]  # of each file what is known without reading it, its stamp last
+
+    @cached_property
+    def digest(self) -> str:
+        """Of names, sizes and times (zip: checksums): tells cheaply that a source is the same."""
+        return digest(self.listing)
+
+    @cached_property
+    def names_digest(self) -> str:
+        """Of names and sizes alone: tells cheaply that a source is another."""
+        return digest([row[:-1] for row in self.listing])
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -77,6 +99,8 @@ def scan(source: Path) -> Scan:
 def _scan_tree(source: Path, kind: Literal["folder", "zip"], listed: Sequence[Listed]) -> Scan:
     problems = {item.path: item.problem or _name_problem(item.path) for item in listed}
     images = [path for path, problem in problems.items() if not problem]
+    if not images:
+        raise UsageError(_no_images(source, listed))
     root = _find_root(source, images)
     files = [path for path in images if path.startswith(root) and "/" in path[len(root) :]]
     strays = set(images).difference(files)
@@ -85,17 +109,26 @@ def _scan_tree(source: Path, kind: Literal["folder", "zip"], listed: Sequence[Li
         for path, problem in problems.items()
         if problem or path in strays
     ]
+    place = Place(kind, source, root)
     return Scan(
-        Place(kind, source, root),
+        place,
         tuple(TileFile(path, path.split("/")[0], None, None) for path in (file[len(root) :] for file in files)),
         tuple(sorted(rejected)),
-        _digest(sorted((_printable(item.path), item.size, item.stamp) for item in listed)),
+        _offered(place, listed),
+        (),
+        tuple(sorted((_printable(item.path), item.size, item.stamp) for item in listed)),
     )
+
+
+def _offered(place: Place, listed: Sequence[Listed]) -> dict[str, int]:
+    below = [item.path[len(place.root) :] for item in listed if item.path.startswith(place.root)]
+    counts = Counter(path.split("/")[0] for path in below if "/" in path)
+    return {_printable(name): counts[name] for name in sorted({*place.folders(), *counts})}
 
 
 def _name_problem(path: str) -> str | None:
     if not path.lower().endswith(IMAGE_SUFFIXES):
-        return f"not an image: its name ends in none of {', '.join(IMAGE_SUFFIXES)}"
+        return f"another kind of file: its name ends in none of {', '.join(IMAGE_SUFFIXES)}"
     return None if _printable(path) == path else "the name is not valid UTF-8"
 
 
@@ -109,62 +142,83 @@ def _find_root(source: Path, images: Sequence[str]) -> str:
     while True:
         folders = _folders(images, root)
         if not folders:
-            raise UsageError(_no_classes(source, len(images)))
+            raise UsageError(
+                f"{source} holds {counted(len(images), 'image')} but no class folders: {_EXPECTED}, or a manifest"
+            )
         if len(folders) > 1:
             _refuse_several(source, root, folders)
             return root
-        ((only, inside),) = folders.items()
-        if not inside:
+        ((only, folder),) = folders.items()
+        if not folder.folders:
             return root
         root = f"{root}{only}/"
 
 
-def _folders(images: Sequence[str], root: str) -> dict[str, set[str]]:
-    """Each folder of images directly under `root`, with the folders of images directly in it."""
-    folders: dict[str, set[str]] = {}
+def _folders(images: Sequence[str], root: str) -> dict[str, Folder]:
+    """The folders of images directly under `root`, by name."""
+    inside: dict[str, list[str | None]] = {}
     for path in images:
         if path.startswith(root):
             first, *deeper = path[len(root) :].split("/")
             if deeper:
-                folders.setdefault(first, set()).update(deeper[:-1][:1])
-    return folders
+                inside.setdefault(first, []).append(deeper[0] if len(deeper) > 1 else None)
+    return {
+        name: Folder(found.count(None), frozenset(folder for folder in found if folder is not None))
+        for name, found in sorted(inside.items())
+    }
 
 
-def _no_classes(source: Path, images: int) -> str:
-    expected = "expected a folder for each class, with images in it (tif, tiff, png, jpg, jpeg, webp)"
-    if images:
-        return f"{source} holds {images:,} images but no class folders: {expected}, or a manifest"
+_EXPECTED = "expected a folder for each class, with images in it (tif, tiff, png, jpg, jpeg, webp)"
+
+
+def _no_images(source: Path, listed: Sequence[Listed]) -> str:
+    problems = Counter(item.problem for item in listed if item.problem)
+    if problems:
+        reasons = [f"  {count:,} {reason}" for reason, count in problems.most_common()]
+        return "\n".join([f"{source} holds no images that can be taken:", *reasons])
     zips = sorted(path.name for path in source.glob("*.zip")) if source.is_dir() else []
-    return f"{source} holds no images: {expected}" + (f"; found {' and '.join(zips)}: name one" if zips else "")
+    return f"{source} holds no images: {_EXPECTED}" + (f"; found {joined(zips)}: name one" if zips else "")
 
 
-def _refuse_several(source: Path, root: str, folders: dict[str, set[str]]) -> None:
-    times = Counter(name for inside in folders.values() for name in inside)
-    shared = {name for name, count in times.items() if count > 1}
-    sets = sorted(folder for folder, inside in folders.items() if inside & shared)
-    like_splits = any(_SPLIT_WORDS & set(re.split(r"[^a-z]+", folder.lower())) for folder in sets)
-    like_classes = any(not re.search(r"\d", name) for name in shared)
-    if not (like_splits or like_classes):
+def _refuse_several(source: Path, root: str, folders: Mapping[str, Folder]) -> None:
+    doubts = {name: doubt for name, folder in folders.items() if (doubt := _no_class(name, folder))}
+    if not doubts:
         return
+    first, doubt = next(iter(doubts.items()))
     where = f"{source}/{root}".rstrip("/")
-    remedy = f"name one, as in {where}/{sets[0]}" if source.is_dir() else "put each into a zip of its own"
+    remedy = f"name one, as in {where}/{first}" if source.is_dir() else "put each into a zip of its own"
     raise UsageError(
-        f"{where} holds several data sets: found {', '.join(sets[:-1])} and {sets[-1]}, each with"
-        f" {', '.join(sorted(shared)[:5])}; {remedy}."
-        " If these are classes with folders inside, list the tiles in a manifest (path, label)"
+        f"{where} holds several data sets: found {joined(folders)}; {remedy}.\n"
+        f"{first} is not taken for a class: {doubt}. If these are classes, list the tiles in a manifest (path, label)"
     )
 
 
+def _no_class(name: str, folder: Folder) -> str | None:
+    """Why a folder beside others is no class, by the rule that this module states; None if it is one."""
+    if folder.images:
+        return None
+    if _SPLIT_WORDS & set(re.split(r"[^a-z]+", name.lower())):
+        return "it holds no images itself, and is named like a split"
+    others = sorted(inside for inside in folder.folders if not _LIKE_A_SLIDE.fullmatch(inside))
+    if others:
+        return f"it holds no images itself, and folders in it are not named like slides (slide-07): {joined(others)}"
+    return None
+
+
 def _scan_manifest(source: Path) -> Scan:
-    rows = sorted(read_manifest(source))
+    manifest = read_manifest(source)
+    rows = sorted(manifest.rows)
     listed = list_files(source.parent, [row.path for row in rows])
     return Scan(
         Place("folder", source.parent, ""),
         tuple(TileFile(*row) for row, item in zip(rows, listed, strict=True) if not item.problem),
         tuple(Rejected(item.path, item.problem) for item in listed if item.problem),
-        _digest([(*row, item.size, item.stamp) for row, item in zip(rows, listed, strict=True)]),
+        Counter(row.label for row in rows),
+        manifest.ignored,
+        tuple((*row, item.size, item.stamp) for row, item in zip(rows, listed, strict=True)),
     )
 
 
-def _digest(rows: Sequence[tuple[object, ...]]) -> str:
+def digest(rows: Sequence[tuple[object, ...]]) -> str:
+    """The sha256 of a table."""
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

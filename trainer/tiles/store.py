@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from trainer.errors import RunError, UsageError
 from trainer.progress import track
 from trainer.tiles.convert import HEADER_BYTES, tile_id
+from trainer.tiles.wording import counted, joined
 
 FORMAT_VERSION = 1
 TILES, INDEX, META, REJECTED = "tiles.npy", "index.parquet", "store.json", "rejected.csv"
@@ -46,7 +47,10 @@ _IDENTITY = ["tile_id", "path", "label", "group", "split"]
 
 @dataclass(frozen=True)
 class Meta:
-    """What store.json says. `counts`: tiles by class; `rejected`: files by kind of reason."""
+    """What store.json says. `counts`: tiles by class; `rejected`: files by kind of reason.
+
+    What has a default is not in stores that were packed before it was thought of.
+    """
 
     format_version: int
     classes: list[str]
@@ -58,6 +62,13 @@ class Meta:
     rejected: dict[str, int]
     fingerprint: str
     made: dict[str, Any]  # the source and the options it was made from, when, and by which versions
+    without_tiles: dict[str, int] = field(default_factory=dict)  # classes that gave no tile: the files they offered
+    ignored: list[str] = field(default_factory=list)  # columns of the manifest that nothing was done with
+    sha256: dict[str, str | None] = field(default_factory=dict)  # of the other small files, and of all else in this one
+
+    def sealed(self, directory: Path) -> "Meta":
+        """The same with the sha256 of this account and of the small files that lie in `directory`."""
+        return replace(self, sha256=_checksums(asdict(self), directory))
 
     def write(self, directory: Path) -> None:
         """Write store.json."""
@@ -66,14 +77,7 @@ class Meta:
     @classmethod
     def read(cls, path: Path) -> "Meta":
         """Read store.json of the store at `path`; UsageError if there is none that this version reads."""
-        try:
-            found = json.loads((path / META).read_text("utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(
-                f"{path} is no tile store: it has no {META}; make one with `python -m trainer prepare SOURCE {path}`"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise _damaged(path, f"{META} cannot be read ({error})") from None
+        found = _read_meta(path)
         version = found.get("format_version") if isinstance(found, dict) else None
         if version != FORMAT_VERSION:
             raise UsageError(
@@ -83,6 +87,33 @@ class Meta:
             return cls(**found)
         except TypeError as error:
             raise _damaged(path, f"{META} is not as it was written ({error})") from None
+
+
+def _read_meta(path: Path) -> Any:
+    try:
+        return json.loads((path / META).read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{path} is no tile store: it has no {META}; make one with `python -m trainer prepare SOURCE {path}`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"{META} cannot be read ({error})") from None
+
+
+def _checksums(account: dict[str, Any], directory: Path) -> dict[str, str | None]:
+    """The sha256 of each small file, null for one that cannot be read; of store.json that of its content less these."""
+    own = json.dumps({key: value for key, value in account.items() if key != "sha256"}, sort_keys=True)
+    return {
+        META: hashlib.sha256(own.encode()).hexdigest(),
+        **{name: _sha256(directory / name) for name in (INDEX, REJECTED)},
+    }
+
+
+def _sha256(file: Path) -> str | None:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +146,10 @@ class TileStore:
         tiles = _map_tiles(path, (meta.tiles, height, width, 3))
         index = _read_index(path)
         if len(index) != meta.tiles:
-            raise _damaged(path, f"{INDEX} has {len(index):,} rows for {meta.tiles:,} tiles")
+            raise _damaged(path, f"{INDEX} has {counted(len(index), 'row')} for {counted(meta.tiles, 'tile')}")
         unknown = sorted(set(index["label"]).difference(meta.classes))
         if unknown:
-            raise _damaged(path, f"{INDEX} has labels that {META} does not know: {', '.join(map(str, unknown[:5]))}")
+            raise _damaged(path, f"{INDEX} has labels that {META} does not know: {joined(map(str, unknown))}")
         return cls(path, tuple(meta.classes), (height, width), meta.mpp, meta.fingerprint, index, tiles)
 
 
@@ -141,9 +172,16 @@ def _read_index(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{INDEX} cannot be read ({error})") from None
     if not table.schema.equals(SCHEMA):
-        raise _damaged(path, f"{INDEX} has the columns {', '.join(table.column_names)}")
+        raise _damaged(path, f"{INDEX} was written by another program: {_schema_problem(table.schema)}")
     index: pd.DataFrame = table.to_pandas()
     return index
+
+
+def _schema_problem(found: pa.Schema) -> str:
+    if found.names != SCHEMA.names:
+        return f"its columns are {', '.join(found.names)}, where {', '.join(SCHEMA.names)} are expected"
+    other = [f"{field.name} is {field.type}, not {SCHEMA.field(field.name).type}" for field in found]
+    return joined(text for text, field in zip(other, found, strict=True) if not field.equals(SCHEMA.field(field.name)))
 
 
 def write_index(index: pd.DataFrame, directory: Path) -> None:
@@ -162,22 +200,34 @@ def fingerprint(classes: tuple[str, ...], tile_size: tuple[int, int], mpp: float
 
 
 def verify(path: Path) -> TileStore:
-    """Check a whole store, every pixel of it, against its fingerprint; RunError with all that is wrong."""
+    """Check a whole store: every pixel and its index against its fingerprint, the small files against their sha256.
+
+    Raises:
+        RunError: with all that is wrong. A store that was packed before store.json held sums is checked without them.
+    """
     meta = Meta.read(path)
     try:
         store = TileStore.open(path)
     except UsageError as error:
         raise RunError(str(error)) from None
-    problems = []
+    problems = _changed_files(path, meta)
     if fingerprint(store.classes, store.tile_size, store.mpp, store.index) != meta.fingerprint:
-        problems.append(f"{INDEX} or {META} has changed: they do not give the fingerprint {meta.fingerprint[:12]}")
+        problems.append(f"{INDEX} and {META} do not give the fingerprint {meta.fingerprint[:12]}")
     changed = [store.index["path"].iloc[row] for row in _changed_tiles(store)]
     if changed:
-        some = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-        problems.append(f"the pixels of {len(changed):,} tiles in {TILES} have changed: {some}")
+        problems.append(f"the pixels of {counted(len(changed), 'tile')} in {TILES} have changed: {joined(changed)}")
     if problems:
         raise RunError(str(_damaged(path, "; ".join(problems))))
     return store
+
+
+def _changed_files(path: Path, meta: Meta) -> list[str]:
+    found = _checksums(_read_meta(path), path)
+    return [
+        f"{name} {'has changed' if found.get(name) else 'is missing'}"
+        for name, sha256 in meta.sha256.items()
+        if found.get(name) != sha256
+    ]
 
 
 def _changed_tiles(store: TileStore) -> Iterator[int]:

@@ -194,7 +194,7 @@ def test_strict_makes_a_rejection_an_error_and_leaves_nothing(tmp_path):
     root = dataset(tmp_path / "data")
     pack(root, tmp_path / "store", PackOptions(strict=True))
     write(root / "TUM" / "bad.png", b"bad")
-    with pytest.raises(UsageError, match=r"1 files were rejected \(1 not an image\)[^$]*TUM/bad\.png"):
+    with pytest.raises(UsageError, match=r"--strict: 1 file rejected \(1 not an image\)\n  TUM/bad\.png"):
         pack(root, tmp_path / "strict", PackOptions(strict=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "store"]
     pack(root, tmp_path / "lax")
@@ -204,7 +204,7 @@ def test_strict_makes_a_rejection_an_error_and_leaves_nothing(tmp_path):
 
 def test_a_source_without_one_usable_tile_is_refused(tmp_path):
     write(tmp_path / "data" / "A" / "a.png", b"bad")
-    with pytest.raises(UsageError, match=r"no usable tile in 1 files:\n  A/a\.png: not an image"):
+    with pytest.raises(UsageError, match=r"no usable tile in 1 file:\n  A/a\.png: not an image"):
         pack(tmp_path / "data", tmp_path / "store")
     assert not (tmp_path / "store").exists()
     assert not leftovers(tmp_path)
@@ -221,6 +221,68 @@ def test_the_same_command_again_says_that_it_is_there(tmp_path):
     assert (tmp_path / "store" / "store.json").stat().st_mtime_ns == before
 
 
+def test_a_copy_with_other_times_is_the_same_input_and_one_with_other_contents_is_not(tmp_path):
+    root = dataset(tmp_path / "data")
+    write(root / "TUM" / "bad.png", b"bad")
+    write(root / "TUM" / "notes.txt", b"one")
+    first = pack(root, tmp_path / "store")
+    for file in root.rglob("*.*"):
+        os.utime(file, (1, 1))
+    write(root / "TUM" / "notes.txt", b"two")  # never read: its name alone rejects it
+    again = pack(root, tmp_path / "store")
+    assert (again.already, again.meta) == (True, first.meta)
+    write(root / "TUM" / "bad.png", b"dab")  # a rejected file might have been mended
+    with pytest.raises(UsageError, match="another input"):
+        pack(root, tmp_path / "store")
+    write(root / "TUM" / "bad.png", b"bad")
+    tile = bytearray((root / "TUM" / "TUM-0.png").read_bytes())
+    tile[-1] ^= 1
+    write(root / "TUM" / "TUM-0.png", tile)
+    with pytest.raises(UsageError, match="another input"):
+        pack(root, tmp_path / "store")
+
+
+def test_a_manifest_with_other_times_is_the_same_input_and_one_with_another_label_is_not(tmp_path):
+    root = dataset(tmp_path / "data")
+    file = write(root / "m.csv", b"path,label\nTUM/TUM-0.png,A\nTUM/TUM-1.png,B\n")
+    pack(file, tmp_path / "store")
+    os.utime(root / "TUM" / "TUM-0.png", (1, 1))
+    assert pack(file, tmp_path / "store").already
+    write(file, b"path,label\nTUM/TUM-0.png,B\nTUM/TUM-1.png,A\n")
+    with pytest.raises(UsageError, match="another input"):
+        pack(file, tmp_path / "store")
+
+
+def test_a_class_that_gave_no_tile_is_said_and_is_an_error_under_strict(tmp_path, capsys):
+    root = dataset(tmp_path / "data", ("A", "B"))
+    (root / "Dropped").mkdir()
+    with pytest.raises(UsageError, match="--strict: class Dropped: no images"):
+        pack(root, tmp_path / "store", PackOptions(strict=True))
+    write(root / "C" / "bad.png", b"bad")
+    with pytest.raises(UsageError, match=r"1 not an image\); class C: 1 file, none taken; class Dropped: no images"):
+        pack(root, tmp_path / "store", PackOptions(strict=True))
+    for _ in range(2):
+        prepare(root, tmp_path / "store", PackOptions())
+        said = capsys.readouterr().out
+        assert "C               0  (1 file, none taken)" in said
+        assert "Dropped         0  (no images)" in said
+    assert TileStore.open(tmp_path / "store").classes == ("A", "B")
+    with pytest.raises(UsageError, match="class C: 1 file, none taken; class Dropped: no images"):
+        pack(root, tmp_path / "store", PackOptions(strict=True))
+
+
+def test_prepare_says_what_it_knows_of_groups_and_splits(tmp_path, capsys):
+    root = dataset(tmp_path / "data")
+    lines = ["path,label,group,split,slide"]
+    lines += ["STRO/STRO-0.png,STRO,p1,train,a", "STRO/STRO-1.png,STRO,p1,val,b", "STRO/STRO-2.png,STRO,p2,train,c"]
+    write(root / "m.csv", "\n".join([*lines, "STRO/STRO-3.png,STRO,,,d"]).encode())
+    prepare(root / "m.csv", tmp_path / "store", PackOptions())
+    said = capsys.readouterr().out
+    assert "groups       2; 1 tile without one" in said
+    assert "splits       train 2 and val 1; 1 tile without one" in said
+    assert "ignored      1 column of the manifest: slide; only path, label, group and split are read" in said
+
+
 def test_a_store_that_is_there_but_damaged_is_not_taken_for_whole(tmp_path):
     root = dataset(tmp_path / "data")
     pack(root, tmp_path / "store")
@@ -232,10 +294,14 @@ def test_a_store_that_is_there_but_damaged_is_not_taken_for_whole(tmp_path):
 def test_another_input_or_option_under_the_name_is_refused(tmp_path):
     root = dataset(tmp_path / "data")
     pack(root, tmp_path / "store")
-    with pytest.raises(UsageError, match=r"packed with --size None, now 16 and --mpp None, now 0\.5: choose another"):
+    with pytest.raises(
+        UsageError, match=r"packed without --size and without --mpp, now with --size 16 and with --mpp 0\.5: choose"
+    ):
         pack(root, tmp_path / "store", PackOptions(size=16, mpp=0.5))
     write(root / "TUM" / "more.png", encoded(pixels(99)))
-    with pytest.raises(UsageError, match="another input: data with 8 files, now data with 9"):
+    with pytest.raises(
+        UsageError, match=r"another input: data with 8 files, now data with 9 \(names, sizes and contents"
+    ):
         pack(root, tmp_path / "store")
     write(tmp_path / "mine" / "thesis.txt", b"irreplaceable")
     for occupied in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
@@ -272,6 +338,12 @@ def test_md5_checks_a_zip(tmp_path):
     pack(archive, tmp_path / "store", PackOptions(md5=digest.upper()))
 
 
+def test_the_progress_of_md5_ends_where_it_should(tmp_path, capsys):
+    archive = zipped(dataset(tmp_path / "data"), tmp_path / "data.zip")
+    pack(archive, tmp_path / "store", PackOptions(md5=hashlib.md5(archive.read_bytes()).hexdigest()))
+    assert "Checking md5: 1 of 1 MiB (100 %)" in capsys.readouterr().out
+
+
 def test_space_is_checked_first(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 20_000))
     with pytest.raises(UsageError, match=rf"8 tiles of 32 x 32 px need 0\.0 GB.*free in {tmp_path}:"):
@@ -296,7 +368,9 @@ def test_prepare_says_what_came_of_it(tmp_path, capsys):
         "Packed 9 tiles of 2 classes into",
         "[bold]         4",
         "32 x 32 px at 0.5 um/px: a tile is 16 um wide",
-        "1 tiles repeat another's pixels",
+        "duplicates   1 tile with the pixels of another",
+        "groups       none known",
+        "splits       none said",
         f"1 file, listed in {tmp_path / 'store' / 'rejected.csv'}",
         "1  not an image",
     ):

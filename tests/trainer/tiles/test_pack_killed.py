@@ -15,6 +15,7 @@ from tests.trainer.tiles.tissue import dataset, encoded, write
 from trainer.errors import UsageError
 from trainer.tiles.pack import pack
 
+ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ if __name__ == "__main__":
 def started(tmp_path, source, store):
     """A process that packs, once its decoders have begun to write."""
     program = write(tmp_path / "program.py", PROGRAM.encode())
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, program, source, store], env=environment, stdout=subprocess.DEVNULL)
     until(lambda: any(file.stat().st_size > 0 for file in store.parent.glob(".*unfinished*/*/tiles.npy")), process)
     return process
@@ -77,11 +78,27 @@ def test_killed_in_the_middle_leaves_no_store_and_the_next_one_clears_up(tmp_pat
     assert not leftovers(tmp_path)
 
 
+@pytest.mark.parametrize(("number", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_a_signal_in_the_middle_leaves_nothing_and_is_one_line(tmp_path, slow_source, number, code, word, send):
+    command = [sys.executable, "-m", "trainer", "prepare", slow_source, tmp_path / "store"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(lambda: any(f.stat().st_size > 0 for f in tmp_path.glob(".*unfinished*/*/tiles.npy")), process)
+    decoders = children(process.pid)
+    send(process.pid, signal.Signals[number])
+    assert process.communicate(timeout=60)[1] == f"{word}\n"
+    assert process.returncode == code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    until(lambda: not any(running(pid) for pid in decoders))
+
+
 def test_a_decoder_that_is_killed_is_one_message(tmp_path, slow_source):
     program = PROGRAM.replace("    pack(", "    from trainer.errors import RunError\n    try: pack(").replace(
         "processes=2)", "processes=2)\n    except RunError as error: sys.exit(str(error))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, write(tmp_path / "p.py", program.encode()), slow_source, tmp_path / "store"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until(lambda: any(f.stat().st_size > 0 for f in tmp_path.glob(".*unfinished*/*/tiles.npy")), process)

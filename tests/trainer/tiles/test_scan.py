@@ -1,4 +1,5 @@
 import os
+import re
 import stat
 import zipfile
 
@@ -54,8 +55,8 @@ def test_litter_is_ignored(tmp_path):
 def test_what_is_no_image_or_in_no_class_is_listed(tmp_path):
     tree(tmp_path, "A/a.png", "B/b.png", "B/b.svs", "README.txt", "preview.png")
     assert reasons(scan(tmp_path)) == {
-        "B/b.svs": "not an image",
-        "README.txt": "not an image",
+        "B/b.svs": "another kind of file",
+        "README.txt": "another kind of file",
         "preview.png": "in no class folder",
     }
 
@@ -75,14 +76,20 @@ def test_the_only_data_set_in_a_parent_is_found(tmp_path, top):
     [
         (["train/AC/a.png", "train/H/b.png", "external/AC/c.png"], "external and train"),
         (["NCT-CRC-HE-100K/0/a.png", "CRC-VAL-HE-7K/0/b.png"], "CRC-VAL-HE-7K and NCT-CRC-HE-100K"),
-        (["one/AC/a.png", "two/AC/b.png", "three/H/c.png"], "one and two"),
+        (["one/AC/a.png", "two/AC/b.png", "three/H/c.png"], "one, three and two"),
         (["p/train/AC/a.png", "p/test/AC/b.png"], "test and train"),
+        (["nct/ADI/a.png", "nct/BACK/b.png", "polyps/train/AC/c.png"], "nct and polyps"),
+        (["train/01_TUMOR/a.png", "val/01_TUMOR/b.png"], "train and val"),
+        (["nct/ADI/a.png", "figures/b.png"], "figures and nct"),
+        (["TUM/train/a.png", "STR/train/b.png"], "STR and TUM"),
+        (["8863/0/a.png", "8863/1/b.png", "8864/0/c.png"], "8863 and 8864"),
+        ([f"{n}/AC/a.png" for n in "abcdefg"], "a, b, c, d, e and 2 more"),
     ],
 )
 def test_several_data_sets_are_refused_by_name(tmp_path, names, sets):
     tree(tmp_path / "parent", *names)
     for source in (tmp_path / "parent", zipped(tmp_path / "parent", tmp_path / "parent.zip")):
-        with pytest.raises(UsageError, match=f"found {sets}"):
+        with pytest.raises(UsageError, match=rf"found {sets}; .*\n.* list the tiles in a manifest"):
             scan(source)
 
 
@@ -91,10 +98,29 @@ def test_slides_within_classes_are_no_data_sets(tmp_path):
     assert {file.label for file in scan(tmp_path).files} == {"TUM", "NORM"}
 
 
+@pytest.mark.parametrize("inside", ["slide-1", "sub", "train", "0"])
+def test_a_folder_that_holds_images_itself_is_a_class_whatever_lies_in_it(tmp_path, inside):
+    tree(tmp_path, "A/x.png", f"A/{inside}/deep/y.png", "B/x.png", f"B/{inside}/z.png")
+    labels = {file.path: file.label for file in scan(tmp_path).files}
+    assert labels == {"A/x.png": "A", f"A/{inside}/deep/y.png": "A", "B/x.png": "B", f"B/{inside}/z.png": "B"}
+
+
+def test_the_files_that_each_class_offers_are_counted_whatever_they_are(tmp_path):
+    tree(tmp_path / "x", "NCT/A/a.png", "NCT/A/s/b.png", "NCT/B/b.txt", "NCT/C/c.png", "NCT/.hidden/d.png", "NCT/e.png")
+    (tmp_path / "x" / "NCT" / "D").mkdir()
+    assert scan(tmp_path / "x").offered == {"A": 2, "B": 1, "C": 1, "D": 0}
+    archive = zipped(tmp_path / "x", tmp_path / "x.zip")
+    with zipfile.ZipFile(archive, "a") as more:
+        more.mkdir("NCT/D")
+    assert scan(archive).offered == {"A": 2, "B": 1, "C": 1, "D": 0}
+    write(tmp_path / "x" / "m.csv", b"path,label\nNCT/A/a.png,A\nNCT/C/c.png,A\nNCT/B/b.txt,B\n")
+    assert scan(tmp_path / "x" / "m.csv").offered == {"A": 2, "B": 1}
+
+
 @pytest.mark.parametrize("top", ["", "a/"])
 def test_images_without_class_folders_are_refused(tmp_path, top):
     tree(tmp_path, f"{top}a.png") if not top else write(tmp_path / "b.png", TILE)
-    with pytest.raises(UsageError, match="1 images but no class folders"):
+    with pytest.raises(UsageError, match="1 image but no class folders"):
         scan(tmp_path)
 
 
@@ -165,12 +191,12 @@ def test_bad_members_of_a_zip_are_listed(tmp_path):
     found = scan(tmp_path / "x.zip")
     assert paths(found) == ["A/a.png"]
     assert reasons(found) == {
-        "../A/up.png": "zip",
-        "/A/root.png": "zip",
-        "A/../../b.png": "zip",
+        "../A/up.png": "its name leads out of the zip",
+        "/A/root.png": "its name leads out of the zip",
+        "A/../../b.png": "its name leads out of the zip",
         "A/link.png": "link",
-        "A/bz.png": "zip",
-        "A/twice.png": "zip",
+        "A/bz.png": "compressed by bzip2",
+        "A/twice.png": "its name occurs more than once in the zip",
     }
 
 
@@ -181,14 +207,35 @@ def changed(file, old, new):
     return file
 
 
+def in_directory(file, entries, offset, value):
+    """A zip with one byte changed in some entries of its directory."""
+    content = bytearray(file.read_bytes())
+    starts = [found.start() for found in re.finditer(b"PK\1\2", content)]
+    for start in starts[entries]:
+        content[start + offset] = value
+    file.write_bytes(content)
+    return file
+
+
 def test_an_encrypted_member_is_listed(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.writestr("A/a.png", TILE)
-        archive.writestr("A/b.png", TILE)
-    content = bytearray((tmp_path / "x.zip").read_bytes())
-    content[content.rfind(b"PK\1\2") + 8] |= 1  # the flag in the directory's last entry
-    (tmp_path / "x.zip").write_bytes(content)
-    assert reasons(scan(tmp_path / "x.zip")) == {"A/b.png": "zip"}
+    tree(tmp_path / "x", "A/a.png", "B/b.png")
+    archive = in_directory(zipped(tmp_path / "x", tmp_path / "x.zip"), slice(-1, None), 8, 1)
+    assert reasons(scan(archive)) == {"A/a.png": "encrypted"}
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (8, 1, "2 encrypted: unpack the zip with its password"),
+        (10, 9, "2 compressed by Deflate64: only deflate is read; unpack the zip"),
+        (10, 14, "2 compressed by LZMA"),
+    ],
+)
+def test_a_zip_of_which_nothing_can_be_read_says_why(tmp_path, offset, value, reason):
+    tree(tmp_path / "x", "A/a.png", "B/b.png")
+    archive = in_directory(zipped(tmp_path / "x", tmp_path / "x.zip"), slice(None), offset, value)
+    with pytest.raises(UsageError, match=f"no images that can be taken:\n  {reason}"):
+        scan(archive)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -198,7 +245,7 @@ def test_a_damaged_member_is_rejected_when_read(tmp_path, method):
     content = bytearray((tmp_path / "x.zip").read_bytes())
     content[60] ^= 0xFF
     (tmp_path / "x.zip").write_bytes(content)
-    with pytest.raises(Rejection, match="damaged member"):
+    with pytest.raises(Rejection, match="damaged: in the zip"):
         scan(tmp_path / "x.zip").place.reader()("A/a.png")
 
 
@@ -206,7 +253,7 @@ def test_a_member_that_lies_about_its_size_is_not_inflated(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("A/a.png", bytes(50_000_000))
     changed(tmp_path / "x.zip", (50_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little"))
-    with pytest.raises(Rejection, match="damaged member"):
+    with pytest.raises(Rejection, match="damaged: in the zip"):
         scan(tmp_path / "x.zip").place.reader()("A/a.png")
 
 
@@ -231,6 +278,7 @@ def test_a_manifest_gives_labels_groups_and_splits(tmp_path, suffix):
         ("y.dat", "TUM", "p2", "test"),
     ]
     assert found.place.reader()("x/2.png") == TILE
+    assert found.ignored == ("ignored",)
 
 
 @pytest.mark.parametrize("missing", ["path", "label"])
@@ -242,17 +290,20 @@ def test_a_manifest_without_a_column_names_it(tmp_path, missing):
 
 def test_everything_wrong_with_a_manifest_is_said_at_once(tmp_path):
     tree(tmp_path / "d", "a.png", "b.png")
-    rows = ["path,label", "a.png,A", "a.png,B", "/etc/passwd,A", "../out.png,A", "none.png,A", ",A", "b.png,"]
+    rows = ["path,label,split", "a.png,A,", "a.png,B,train", "/etc/passwd,A,", "../out.png,A,", "none.png,A,", ",A,"]
+    rows += ["b.png,,trian", "b.png,A,external"]
     write(tmp_path / "d" / "m.csv", "\n".join(rows).encode())
     with pytest.raises(UsageError) as error:
         scan(tmp_path / "d" / "m.csv")
     message = str(error.value)
     for part in (
-        "1 rows without a path: row 6",
-        "1 rows without a label: b.png",
-        "2 paths that are absolute or leave the manifest's folder: /etc/passwd, ../out.png",
-        "1 paths listed more than once: a.png",
-        "1 files that are not there: none.png",
+        "1 row without a path: row 6",
+        "1 row without a label: b.png",
+        f"1 path absolute, where they must be relative to {tmp_path / 'd'}, the manifest's folder: /etc/passwd",
+        "1 path leading out of the manifest's folder: put the manifest above all tiles: ../out.png",
+        "2 paths listed more than once: a.png and b.png",
+        "1 file not there: none.png",
+        "2 splits other than train, val and test: external and trian (did you mean train?)",
     ):
         assert part in message
 
@@ -277,13 +328,14 @@ def test_a_manifest_does_not_lead_out_by_a_link(tmp_path):
 
 def test_the_digest_tells_another_source(tmp_path):
     root = dataset(tmp_path / "d")
-    first = scan(root).digest
-    assert scan(root).digest == first
+    first = scan(root)
+    assert scan(root).digest == first.digest
     write(root / "STRO" / "new.png", TILE)
-    second = scan(root).digest
+    second = scan(root)
     os.utime(root / "STRO" / "new.png", (1, 1))
-    third = scan(root).digest
-    assert len({first, second, third}) == 3
+    third = scan(root)
+    assert len({first.digest, second.digest, third.digest}) == 3
+    assert first.names_digest != second.names_digest == third.names_digest
 
 
 def test_rows_do_not_depend_on_other_files_or_on_order(tmp_path):

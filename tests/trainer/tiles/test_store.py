@@ -4,12 +4,15 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.trainer.tiles.tissue import dataset
 from trainer.errors import RunError, UsageError
 from trainer.tiles.pack import PackOptions, pack
-from trainer.tiles.store import INDEX, META, SCHEMA, TILES, TileStore, verify, write_index
+from trainer.tiles.prepare import check
+from trainer.tiles.store import INDEX, META, REJECTED, SCHEMA, TILES, TileStore, verify, write_index
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_verify_finds_a_flipped_bit_and_names_the_tile(store, row):
     path = TileStore.open(store).index["path"][row]
     flip(store / TILES, 128 + row * 32 * 32 * 3 + 1000)
     TileStore.open(store)
-    with pytest.raises(RunError, match=rf"damaged: the pixels of 1 tiles in tiles\.npy have changed: {path}"):
+    with pytest.raises(RunError, match=rf"damaged: the pixels of 1 tile in tiles\.npy have changed: {path}"):
         verify(store)
 
 
@@ -77,7 +80,9 @@ def test_verify_finds_an_edited_index(store, column, value):
     index.loc[row, column] = value
     write_index(index, store)
     TileStore.open(store)
-    with pytest.raises(RunError, match=r"index\.parquet or store\.json has changed"):
+    with pytest.raises(
+        RunError, match=r"index\.parquet has changed; index\.parquet and store\.json do not give the fing"
+    ):
         verify(store)
 
 
@@ -88,12 +93,71 @@ def test_verify_finds_exchanged_tiles(store):
         verify(store)
 
 
-@pytest.mark.parametrize("change", [{"mpp": 0.25}, {"classes": ["ADI", "STRO", "TUM", "UNK"]}])
-def test_verify_finds_an_edited_account(store, change):
+def edit_account(store, **change):
     meta = json.loads((store / META).read_text())
     (store / META).write_text(json.dumps({**meta, **change}))
-    with pytest.raises(RunError, match="has changed"):
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mpp": 0.25},
+        {"classes": ["ADI", "STRO", "TUM", "UNK"]},
+        {"counts": {"ADI": 5, "STRO": 5, "TUM": 6}},
+        {"rejected": {"damaged": 1}},
+        {"made": {}},
+    ],
+)
+def test_verify_finds_an_edited_account(store, change):
+    edit_account(store, **change)
+    with pytest.raises(RunError, match=r"store\.json has changed"):
         verify(store)
+
+
+def test_an_account_that_is_only_laid_out_otherwise_is_the_same(store):
+    edit_account(store)
+    assert len(verify(store)) == 15
+
+
+def test_verify_finds_a_list_of_rejects_that_was_edited_or_deleted(store):
+    (store / REJECTED).write_text("path,reason\nx.png,empty file\n")
+    with pytest.raises(RunError, match=r"damaged: rejected\.csv has changed\."):
+        verify(store)
+    (store / REJECTED).unlink()
+    with pytest.raises(RunError, match=r"damaged: rejected\.csv is missing\."):
+        verify(store)
+
+
+@pytest.mark.parametrize("column", ["phash", "source_sha256", "mode"])
+def test_verify_finds_an_edit_in_a_column_that_the_fingerprint_leaves_out(store, column):
+    index = pd.read_parquet(store / INDEX)
+    index[column] = "x"
+    write_index(index, store)
+    with pytest.raises(RunError, match=r"damaged: index\.parquet has changed\."):
+        verify(store)
+
+
+def test_a_store_of_an_earlier_version_opens_and_what_cannot_be_checked_is_said(store, capsys):
+    meta = json.loads((store / META).read_text())
+    later = ("sha256", "without_tiles", "ignored")
+    (store / META).write_text(json.dumps({key: value for key, value in meta.items() if key not in later}))
+    check(store)
+    assert "its counts and rejected.csv were not checked" in capsys.readouterr().out
+
+
+def test_an_index_saved_by_another_program_is_refused_for_what_differs(store):
+    table = pa.Table.from_pandas(pd.read_parquet(store / INDEX), preserve_index=False)
+    types = table.schema.set(0, pa.field("tile_id", pa.large_string())).set(5, pa.field("width", pa.int32()))
+    expected = "written by another program: tile_id is large_string, not string and width is int32, not int64"
+    for name in SCHEMA.names:
+        if name not in ("tile_id", "width"):
+            types = types.set(types.get_field_index(name), SCHEMA.field(name))
+    pq.write_table(table.cast(types), store / INDEX)
+    with pytest.raises(UsageError, match=expected):
+        TileStore.open(store)
+    pq.write_table(table.drop_columns("group"), store / INDEX)
+    with pytest.raises(UsageError, match=r"its columns are tile_id, path, label, split, .* are expected"):
+        TileStore.open(store)
 
 
 def shorten(file):
