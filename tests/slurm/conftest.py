@@ -26,11 +26,17 @@ class Slurm:
         self.folder = folder
         self._environment = environment
 
-    def __call__(self, *command: str) -> str:
+    @property
+    def meetings(self) -> Path:
+        """Where the nodes of a job find each other."""
+        return self.folder.parent / "meetings"
+
+    def __call__(self, *command: str, check: bool = True) -> str:
         """Runs one of Slurm's commands; what it printed."""
-        return subprocess.run(
-            command, env=self._environment, cwd=REPOSITORY, text=True, check=True, capture_output=True
-        ).stdout
+        done = subprocess.run(
+            command, env=self._environment, cwd=REPOSITORY, text=True, check=check, stdout=subprocess.PIPE
+        )
+        return done.stdout
 
     def node(self, action: str, *arguments: str) -> None:
         """kill, boot, hang or link, as `slurm_cluster` does it."""

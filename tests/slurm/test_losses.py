@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def config(stores: tuple[Path, Path], tmp_path: Path) -> Path:
-    options = {**OPTIONS, "run.name": "lost", "loop.epochs": 12}
+    options = {**OPTIONS, "run.name": "lost", "loop.epochs": 6}
     return write_config(tmp_path / "lost.yaml", stores, tmp_path / "runs", options)
 
 
