@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -26,6 +25,8 @@ class Allocation:
     """The job's name, which it keeps when it is requeued."""
     start: str
     """Names this start of the job: no other start, step or job has the same, on no node."""
+    restarts: int
+    """How often the job has been requeued."""
     rank: int
     """This node's number; node 0 is the head."""
     nodes: int
@@ -36,11 +37,6 @@ class Allocation:
     """Bytes; None where the scheduler does not limit memory."""
     peer: str
     """An address in the network that connects the nodes."""
-
-    @property
-    def short_name(self) -> str:
-        """This node of this start, in few letters: long names would leave no room for those of Ray's sockets."""
-        return f"{self.job}-{hashlib.sha256(self.start.encode()).hexdigest()[:6]}-{self.rank}"
 
 
 def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
@@ -60,11 +56,13 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
     if tasks != nodes:
         raise AllocationError(f"srun started {tasks} tasks on {nodes} nodes; start one a node: --ntasks-per-node=1")
     cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment["SLURM_CPUS_ON_NODE"])
-    job, restarts = environment["SLURM_JOB_ID"], environment.get("SLURM_RESTART_COUNT", "0")
+    # Several clusters may share storage, and number their jobs alike.
+    job = f"{environment['SLURM_CLUSTER_NAME']}-{environment['SLURM_JOB_ID']}"
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
     return Allocation(
         job=job,
-        # Several clusters may share storage, and number their jobs alike.
-        start="-".join((environment["SLURM_CLUSTER_NAME"], job, environment["SLURM_STEP_ID"], restarts)),
+        start="-".join((job, environment["SLURM_STEP_ID"], restarts)),
+        restarts=int(restarts),
         rank=int(environment["SLURM_PROCID"]),
         nodes=nodes,
         node=environment["SLURMD_NODENAME"],
@@ -78,13 +76,13 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
 def local(job: str, rank: int, nodes: int) -> Allocation:
     """One of several pretended nodes on this machine, each with an equal share of its cores and no GPU."""
     cores = len(os.sched_getaffinity(0))
-    return Allocation(job, job, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+    return Allocation(job, job, 0, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
 
 
 def this_machine() -> Allocation:
     """The machine itself, where no scheduler has given anything."""
     job, cores = f"here-{secrets.token_hex(3)}", len(os.sched_getaffinity(0))
-    return Allocation(job, job, 0, 1, socket.gethostname(), cores, visible_gpus(os.environ) or 0, None, "127.0.0.1")
+    return Allocation(job, job, 0, 0, 1, socket.gethostname(), cores, visible_gpus(os.environ) or 0, None, "127.0.0.1")
 
 
 def node_names(environment: Mapping[str, str]) -> list[str]:

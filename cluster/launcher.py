@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -14,10 +13,10 @@ from cluster.addresses import address_towards, free_port
 from cluster.allocation import Allocation
 from cluster.node import Node, NodeError
 from cluster.others import Others
-from cluster.private import private_directory
+from cluster.private import environment, private_directory, set_environment
 from cluster.processes import STOP_SIGNALS, adopt_orphans, end, end_all, start
 from cluster.ray_cluster import authentication, head_argv, node_argv, ray_environment
-from cluster.rendezvous import Rendezvous
+from cluster.rendezvous import Rendezvous, RendezvousError
 
 FAILED, STOPPED = 1, 75
 COMMAND_GRACE_S = 30.0
@@ -62,27 +61,21 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
         On the first node the command's exit code, 1 where the cluster failed, 75 where a stop was asked for before
         the command began; 0 on the others, whose failures the first node reports. Nothing that was started is left.
     """
-    adopt_orphans()
     requests = Requests()
     meeting = Rendezvous(shared.absolute() / allocation.start)
     try:
         meeting.open()
-        os.environ.update(ray_environment())
-        with private_directory(allocation.short_name) as directory:
+        with private_directory(allocation.job.rsplit("-", 1)[-1]) as directory, environment(ray_environment()):
             node = Node(allocation, meeting, directory, join_s)
-            return lead(node, command, requests) if allocation.rank == 0 else follow(node)
-    except FileExistsError as error:
-        _complain(f"node {allocation.node}: {error.filename} is left from an earlier start of this name; remove it")
+            adopt_orphans()
+            try:
+                return lead(node, command, requests) if allocation.rank == 0 else follow(node)
+            finally:
+                if left := end_all():
+                    _complain(f"node {allocation.node}: processes {left} do not end")
+    except RendezvousError as error:
+        _complain(f"node {allocation.node}: {error}")
         return FAILED
-    except OSError as error:
-        _complain(
-            f"node {allocation.node}: {error.filename}: {error.strerror}; --shared ({shared}) must be a folder that "
-            "every node sees and may write to"
-        )
-        return FAILED
-    finally:
-        if left := end_all():
-            _complain(f"node {allocation.node}: processes {left} do not end")
 
 
 def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
@@ -105,7 +98,7 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
         node.meeting.open_cluster(head)
         node.wait(others.joined, check, "waiting", "the other nodes have not joined")
         _say(f"Ray cluster of {node.allocation.nodes} nodes is up, its head at {head}")
-        job = {"TISSUEGRID_JOB": node.allocation.job, "TISSUEGRID_JOB_START": node.allocation.start}
+        job = {"TISSUEGRID_JOB": node.allocation.job, "TISSUEGRID_JOB_RESTARTS": str(node.allocation.restarts)}
         return supervise(node, others, command, {**os.environ, **job, "RAY_ADDRESS": head}, requests)
     except NodeError as error:
         _complain("\n".join([str(error), *others.missing()]))
@@ -120,27 +113,29 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
         node.meeting.remove()
 
 
-def supervise(
-    node: Node, others: Others, command: Sequence[str], environment: dict[str, str], requests: Requests
-) -> int:
+def supervise(node: Node, others: Others, command: Sequence[str], variables: dict[str, str], requests: Requests) -> int:
     """Runs the command, passes requests to stop on to it, and says what becomes of the nodes; its exit code.
 
     Raises:
         NodeError: where Ray ends on this node; the command has been ended.
     """
-    process = start(command, environment)
+    process = start(command, variables)
+    asked: set[int] = set()
     while (code := process.poll()) is None:
         for number in requests.take():
             # As TERM, because some systems signal every process of a job: a second INT would not ask but end.
+            asked.add(signal.SIGTERM if number == signal.SIGINT else number)
             process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
-        for line in others.news():
-            _say(line)
         try:
             node.check()
         except NodeError:
             end(process, COMMAND_GRACE_S)
             raise
-        node.rest("running")
+        if node.rest("running"):
+            for line in others.news():
+                _say(line)
+    if -code in asked:
+        return STOPPED  # asked before it could listen
     return code if code >= 0 else 128 - code
 
 
@@ -161,31 +156,23 @@ def follow(node: Node) -> int:
         node.wait(lambda: node.head_address is not None, check, "joining", f"has not joined {head}")
         node.tell("joined")
         while True:
-            check()
-            node.rest("joined")
+            node.check()
+            if node.rest("joined") and node.meeting.over():
+                raise OverError
     except OverError:
-        return 0
+        why = ""
     except NodeError as error:
-        _complain(str(error))
-        node.tell("failed", str(error))
-        return 0
-    finally:
-        end_all()
-        _say_farewell(node)
+        why = str(error)
+        _complain(why)
+        node.tell("failed", why)
+    end_all()
+    node.tell("ended", why)
+    return 0
 
 
 def _authenticate(meeting: Rendezvous) -> None:
     """Turns Ray's authentication on, in this process and all that it starts."""
-    for key, value in authentication(meeting.token_file).items():
-        os.environ.pop(key, None)
-        if value is not None:
-            os.environ[key] = value
-
-
-def _say_farewell(node: Node) -> None:
-    """Tells the head that nothing is left here; it may be gone, and the folder with it."""
-    with suppress(OSError):
-        node.tell("ended")
+    set_environment(authentication(meeting.token_file))
 
 
 def _say(text: str) -> None:

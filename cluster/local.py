@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -44,4 +45,6 @@ def _fork(act: Callable[[], int]) -> int:
     except Exception:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)

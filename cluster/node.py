@@ -61,11 +61,16 @@ class Node:
             self.allocation.rank, {"node": self.allocation.node, "state": state, "why": why, "beats": self._beats}
         )
 
-    def rest(self, state: str) -> None:
-        """Waits a moment, and tells the others now and then that this node is there."""
-        if time.monotonic() - self._told_at >= BEAT_S:
+    def rest(self, state: str) -> bool:
+        """Waits a moment; every few seconds tells the others that this node is there, and answers True.
+
+        That is when to look what the others have told: the folder is not asked more often than it must.
+        """
+        due = time.monotonic() - self._told_at >= BEAT_S
+        if due:
             self.tell(state)
         time.sleep(POLL_S)
+        return due
 
     def wait(self, until: Callable[[], bool], check: Callable[[], None], state: str, problem: str) -> None:
         """Waits until something is so; `check` raises where there is no use in waiting.

@@ -26,10 +26,10 @@ class Others:
         return all(_state(word) == "joined" for word in self._words().values())
 
     def check(self) -> None:
-        """Raises a NodeError in the words of one that has failed."""
-        for word in self._words().values():
-            if word is not None and word["state"] == "failed":
-                raise NodeError(word["why"])
+        """Raises a NodeError in the words of one that has failed, or has gone already."""
+        for rank, word in self._words().items():
+            if word is not None and word["state"] in GONE:
+                raise NodeError(word["why"] or f"{_name(rank, word)} has ended")
 
     def missing(self) -> list[str]:
         """A line for each that is not in."""

@@ -33,7 +33,8 @@ def start(
         argv: the program and its arguments.
         environment: all of its environment.
         output: file for what it prints; None: where this process prints.
-        shielded: it and all that it starts never see requests to stop. Some systems signal every process of a job.
+        shielded: it and all that it starts never see requests to stop (some systems signal every process of a job),
+            and create files for this user alone.
     """
 
     def prepare() -> None:
@@ -49,6 +50,7 @@ def start(
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            umask=0o077 if shielded else -1,
             preexec_fn=prepare,
         )
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.allocation import Allocation
-from cluster.private import environment, private_directory
+from cluster.private import environment, private_directory, umask
 
 # For Ray's processes, which inherit this one's environment; none of these replaces what is set already.
 ENVIRONMENT = {
@@ -67,6 +67,7 @@ def _node_flags(allocation: Allocation, address: str, directory: Path) -> list[s
         f"--num-gpus={allocation.gpus}",
         *memory,
         f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--dashboard-agent-listen-port=0",
         "--min-worker-port=0",
         "--max-worker-port=0",
         f"--temp-dir={directory}",
@@ -144,7 +145,7 @@ def _token(directory: Path) -> Iterator[None]:
 def _session(**options: Any) -> Iterator[None]:
     import ray
 
-    with _stop_signals_kept():
+    with _stop_signals_kept(), umask(0o077):
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     try:
         yield

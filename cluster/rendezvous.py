@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 Word = dict[str, Any]
+
+
+class RendezvousError(Exception):
+    """The folder cannot serve as the meeting place, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +36,32 @@ class Rendezvous:
         return self.path / "token"
 
     def open(self) -> None:
-        """Makes the folder, as any of the nodes may, for this user alone."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.mkdir(mode=0o700, exist_ok=True)
+        """Makes the folder, as any of the nodes may, for this user alone.
+
+        Raises:
+            RendezvousError: where it cannot be made here, or is somebody else's.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            found = self.path.lstat()
+        except OSError as error:
+            raise RendezvousError(
+                f"{error.filename}: {error.strerror}; --shared must be a folder that every node sees and may write to"
+            ) from None
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise RendezvousError(f"{self.path} is open to others: remove it, or name another folder with --shared")
 
     def write_token(self) -> None:
         """Makes up the job's token; the head does, before it opens the cluster.
 
         Raises:
-            FileExistsError: where the folder is left from another start, whose token nobody should use.
+            RendezvousError: where the folder is left from another start, whose token nobody should use.
         """
-        descriptor = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            descriptor = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise RendezvousError(f"{self.path} is left from an earlier start of this name; remove it") from None
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
 
@@ -71,19 +91,19 @@ class Rendezvous:
         return self._read(f"{topic}-{rank}")
 
     def remove(self) -> None:
-        """Removes the folder, and the one around it where no other job has its own there."""
+        """Removes the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):
-            self.path.parent.rmdir()
 
     def _write(self, name: str, word: Mapping[str, Any]) -> None:
-        """Whole or not at all."""
-        temporary = self.path / f".{name}"
-        temporary.write_text(json.dumps(word))
-        temporary.replace(self.path / f"{name}.json")
+        """Whole or not at all. A storage that does not answer now is no reason to end what runs: it is said again."""
+        with suppress(OSError):
+            temporary = self.path / f".{name}"
+            temporary.write_text(json.dumps(word))
+            temporary.replace(self.path / f"{name}.json")
 
     def _read(self, name: str) -> Word | None:
+        """None also where the storage does not answer now: it is asked again."""
         try:
             return dict(json.loads((self.path / f"{name}.json").read_text()))
-        except FileNotFoundError:
+        except OSError:
             return None

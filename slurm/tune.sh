@@ -11,4 +11,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.out
+if [[ ! -f slurm/job.sh ]]; then
+    echo "error: $PWD is not Tissuegrid's folder: submit from there, or give sbatch --chdir" >&2
+    exit 2
+fi
 source slurm/job.sh tune "$@"

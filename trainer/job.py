@@ -10,6 +10,6 @@ def job_id() -> str | None:
     return os.environ.get("TISSUEGRID_JOB")
 
 
-def job_start() -> str | None:
-    """Another after each requeue."""
-    return os.environ.get("TISSUEGRID_JOB_START")
+def job_restarts() -> int:
+    """How often the job has been requeued."""
+    return int(os.environ.get("TISSUEGRID_JOB_RESTARTS", "0"))

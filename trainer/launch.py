@@ -175,7 +175,7 @@ def _fit(plan: Plan, board: Any) -> Outcome:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         on_worker,
-        train_loop_config={"plan": pickle.dumps(plan), "board": board},
+        train_loop_config={"plan": pickle.dumps(plan), "umask": _umask(), "board": board},
         torch_config=TorchConfig(backend="nccl" if scale.gpu else "gloo", timeout_s=timeout_s),
         scaling_config=ScalingConfig(
             num_workers=scale.workers if scale.least == scale.workers else (scale.least, scale.workers),
@@ -194,6 +194,13 @@ def _fit(plan: Plan, board: Any) -> Outcome:
     outcome = trainer.fit().return_value
     assert isinstance(outcome, Outcome), "every worker answers with an outcome"
     return outcome
+
+
+def _umask() -> int:
+    """This process's, which the system only tells in exchange for another."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:

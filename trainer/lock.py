@@ -14,7 +14,7 @@ from types import TracebackType
 
 from trainer.durable import create_exclusive
 from trainer.errors import RunError
-from trainer.job import job_id, job_start
+from trainer.job import job_id, job_restarts
 from trainer.rundir import Json, RunDir, json_bytes, now, read_json, write_json
 
 HEARTBEAT_S = 5.0
@@ -22,7 +22,7 @@ SILENT_AFTER_S = 4 * HEARTBEAT_S
 SETTLE_S = 0.5
 ENDED = ("Z", "X")
 """States of a process that runs no more (proc(5))."""
-HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "job", "job_start", "since", "beats"}
+HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "job", "job_restarts", "since", "beats"}
 
 
 class RunLock:
@@ -42,7 +42,7 @@ class RunLock:
             "pid": os.getpid(),
             "process_started": _started(os.getpid()),
             "job": job_id(),
-            "job_start": job_start(),
+            "job_restarts": job_restarts(),
             "since": now(),
         }
 
@@ -107,7 +107,7 @@ class RunLock:
 
 def is_alive(holder: Json, file: Path) -> bool:
     """Whether the process that holds a lock still runs."""
-    if holder["job"] is not None and holder["job"] == job_id() and holder["job_start"] != job_start():
+    if holder["job"] is not None and holder["job"] == job_id() and holder["job_restarts"] < job_restarts():
         return False  # an earlier start of this very job, which was requeued
     if (holder["boot_id"], holder["pid_namespace"]) == (_boot_id(), _pid_namespace()):
         return bool(_started(holder["pid"]) == holder["process_started"])

@@ -20,7 +20,7 @@ from trainer.config import Config, dump, identity
 from trainer.data import RunData, open_data, write_split
 from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
-from trainer.job import job_id
+from trainer.job import job_id, job_restarts
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
 from trainer.rundir import Json, RunDir, now, read_json, write_json
@@ -113,7 +113,8 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
 
 
 def _is_of_this_job(run: RunDir) -> bool:
-    if job_id() is None or not run.identity_file.exists():
+    """Whether an earlier start of this very job has begun it."""
+    if job_id() is None or not job_restarts() or not run.identity_file.exists():
         return False
     try:
         return bool(run.read_identity().get("job") == job_id())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import time
@@ -13,12 +14,16 @@ MILESTONES = ("start", "epoch", "mirror")
 
 
 def on_worker(given: dict[str, Any]) -> Any:
-    """One worker of a Ray Train group: `given` holds the pickled plan and the board; returns `work`'s outcome."""
+    """One worker of a Ray Train group; returns `work`'s outcome.
+
+    `given` holds the pickled plan, the board, and the driver's umask: Ray's own is for its files, not for a run's.
+    """
     from ray.train.torch import get_device
 
     from trainer.ranks import Ranks
     from trainer.worker import work
 
+    os.umask(given["umask"])
     plan = pickle.loads(given["plan"])
     return work(plan, Ranks.of_process_group(get_device(), plan.config.scale.timeout_s), BoardReport(given["board"]))
 

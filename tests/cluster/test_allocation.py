@@ -23,7 +23,7 @@ TASK = {
 def test_a_task_knows_its_node_and_what_it_may_use() -> None:
     found = from_slurm(TASK)
     assert found is not None
-    assert (found.job, found.start, found.rank, found.nodes, found.node) == ("4711", "alpha-4711-0-0", 1, 2, "n2")
+    assert (found.job, found.start, found.rank, found.nodes, found.node) == ("alpha-4711", "alpha-4711-0-0", 1, 2, "n2")
     assert (found.cpus, found.gpus, found.memory, found.peer) == (8, 0, None, "10.0.0.1")
 
 

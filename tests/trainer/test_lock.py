@@ -62,7 +62,7 @@ def test_another_host_is_judged_by_its_heartbeat(run: RunDir, monkeypatch: pytes
         "pid": 1,
         "process_started": "1",
         "job": None,
-        "job_start": None,
+        "job_restarts": 0,
         "since": "then",
         "beats": 4,
     }
@@ -116,12 +116,12 @@ def test_of_two_that_take_over_one_dead_lock_one_ends(run: RunDir, monkeypatch: 
 def test_an_earlier_start_of_the_same_batch_job_is_over(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """However alive it looks: the batch system requeues a job when it has given the first start up."""
     monkeypatch.setenv("TISSUEGRID_JOB", "17")
-    monkeypatch.setenv("TISSUEGRID_JOB_START", "17-0-0")
+    monkeypatch.setenv("TISSUEGRID_JOB_RESTARTS", "0")
     first = RunLock(run)
     first.__enter__()
     with pytest.raises(RunError, match="is being trained"), RunLock(run):
         pass
-    monkeypatch.setenv("TISSUEGRID_JOB_START", "17-0-1")
+    monkeypatch.setenv("TISSUEGRID_JOB_RESTARTS", "1")
     with RunLock(run):
-        assert json.loads(run.lock_file.read_text())["job_start"] == "17-0-1"
+        assert json.loads(run.lock_file.read_text())["job_restarts"] == 1
     first.__exit__(None, None, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import stat
 from pathlib import Path
 from shutil import copyfile, disk_usage
 
@@ -14,13 +16,19 @@ from trainer.tiles.store import TileStore, verify
 def stage(store: TileStore, folder: Path) -> TileStore:
     """A verified copy of a store in `folder`, made by the first of a node's workers that asks; the others wait.
 
+    It lies in a folder of this user's own, so that nobody else can put another there, or hold the lock.
+
     Raises:
         RunError: where there is no room, or the copy is not what the store is.
     """
-    copy = folder / f"store-{store.fingerprint[:16]}"
+    own = folder / f"tissuegrid-{os.getuid()}"
+    copy = own / f"store-{store.fingerprint[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f".{copy.name}.lock").open("w") as lock:
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = own.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise RunError(f"data.stage: {own} can be written by others; remove it, or name another folder")
+        with (own / f".{copy.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not copy.exists():
                 _copy(store, copy)

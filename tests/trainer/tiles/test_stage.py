@@ -1,3 +1,4 @@
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_a_copy_that_is_not_the_store_is_refused(
     monkeypatch.setattr(stage_module, "copyfile", damaging)
     with pytest.raises(RunError, match="have changed"):
         stage(TileStore.open(stores[0]), tmp_path / "local")
-    assert not list((tmp_path / "local").glob("store-*"))
+    assert not list((tmp_path / "local").rglob("store-*"))
 
 
 def test_without_room_the_folder_and_the_numbers_are_named(
@@ -55,5 +56,13 @@ def test_without_room_the_folder_and_the_numbers_are_named(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(stage_module, "disk_usage", lambda _: usage)
-    with pytest.raises(RunError, match=r"local has 0.0 GB free.*data.stage: null"):
+    with pytest.raises(RunError, match=r"has 0.0 GB free.*data.stage: null"):
         stage(TileStore.open(stores[0]), tmp_path / "local")
+
+
+def test_what_others_may_write_to_is_not_used(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    own = tmp_path / f"tissuegrid-{os.getuid()}"
+    own.mkdir()
+    own.chmod(0o777)
+    with pytest.raises(RunError, match="can be written by others"):
+        stage(TileStore.open(stores[0]), tmp_path)
