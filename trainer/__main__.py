@@ -33,7 +33,7 @@ def main(arguments: Arguments) -> int:
         print(f"error: {error}", file=sys.stderr)
         return RunError.exit_code
     except KeyboardInterrupt:
-        print("ended at once; what is committed stays: the same command goes on from there", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
 
 

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import json
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
+from tests.conftest import REPOSITORY
 
+# In a process of its own: Ray decides once, when it is first imported, whether it wants a token.
+PROGRAM = """
+import json, os
+from pathlib import Path
 from cluster.ray_cluster import connect
 
+os.environ["RAY_AUTH_TOKEN"] = "before"
+os.environ.pop("RAY_ADDRESS", None)
+os.umask(0o022)
+mode = lambda path: path.stat().st_mode & 0o777
+others = set(Path("/tmp").glob("tg-*"))
+with connect(cpus=1, gpus=0):
+    import ray
 
-def directories() -> set[Path]:
-    return set(Path("/tmp").glob("tg-*"))
+    (directory,) = set(Path("/tmp").glob("tg-*")) - others
+    facts = {
+        "directory": str(directory),
+        "modes": [mode(directory), mode(directory / "token")],
+        "ray is inside": (directory / "ray").is_dir(),
+        "elsewhere": ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid(),
+        "umask inside": os.umask(0o022),
+    }
+facts["ours"] = {key: value for key, value in os.environ.items() if key.startswith(("RAY_AUTH", "MALLOC_"))}
+print(json.dumps(facts))
+"""
 
 
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def test_a_private_ray_is_private_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "before")
-    others = directories()
-    umask = os.umask(0o022)
-    try:
-        with connect(cpus=1, gpus=0):
-            import ray
-
-            (directory,) = directories() - others
-            assert mode(directory) == 0o700
-            assert mode(directory / "token") == 0o600
-            assert (directory / "ray").is_dir()
-            assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
-        assert os.umask(0o022) == 0o022
-    finally:
-        os.umask(umask)
-    ours = {key: value for key, value in os.environ.items() if key.startswith(("RAY_AUTH", "MALLOC_"))}
-    assert ours == {"RAY_AUTH_TOKEN": "before"}
-    assert not directories() - others
+def test_a_private_ray_is_private_and_leaves_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    directory = Path(facts.pop("directory"))
+    assert facts == {
+        "modes": [0o700, 0o600],
+        "ray is inside": True,
+        "elsewhere": True,
+        "umask inside": 0o022,
+        "ours": {"RAY_AUTH_TOKEN": "before"},
+    }
+    assert not directory.exists()
