@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slurm lint
+.PHONY: demo test test-slow lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)
@@ -12,8 +12,8 @@ demo: $(VENV)
 test: $(VENV)/dev
 	$(RUN) -m pytest -m "not slow"
 
-test-slurm: $(VENV)/dev
-	$(RUN) -m pytest tests/slurm
+test-slow: $(VENV)/dev
+	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

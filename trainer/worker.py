@@ -42,6 +42,8 @@ from trainer.tiles.order import batch_bounds
 T = TypeVar("T")
 Report = Callable[[Json], bool]
 WARM_UP_PASSES = 2
+STOP_WAIT_S = 10.0
+"""For the mirror, when a stop was asked for: a batch system's grace may be half a minute."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def mirrored(plan: Plan, attempt: int, ranks: Ranks, report: Report) -> Iterator
     try:
         yield copier.wake
     except StopRequestedError:
-        copier.finish()
+        copier.finish(STOP_WAIT_S)
         raise
     except BaseException:
         copier.finish(wait_s=0)

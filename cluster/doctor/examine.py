@@ -23,7 +23,7 @@ from cluster.doctor.here import FILES_S, PROGRAM_S, Answer, Task, examine, reduc
 from cluster.doctor.limited import Check, Later, LimitError, look, problem
 from cluster.doctor.output import Report
 from cluster.processes import STOP_SIGNALS, adopt_orphans, end_all
-from cluster.rendezvous import Rendezvous, Word
+from cluster.rendezvous import Rendezvous, RendezvousError, Word
 
 GROUP_S = 60.0
 CHECKED_S = PROGRAM_S + 30.0
@@ -55,7 +55,7 @@ def take_part(allocation: Allocation, request: Request, report: Callable[[Report
             return found.exit_code
         follow(exchange, request)
         return 0
-    except (SilenceError, LimitError, OSError) as error:
+    except (SilenceError, LimitError, OSError, RendezvousError) as error:
         print(f"error: node {allocation.node}: {problem(error)}; {UNSEEN}", file=sys.stderr, flush=True)
         return 1
     finally:
@@ -74,7 +74,7 @@ def lead(exchange: Exchange, request: Request) -> Report:
             Later(exchange.start, FILES_S).result()
             exchange.tell("task", asdict(task))
             found = examine_all(exchange, request, task)
-        except (OSError, LimitError) as error:
+        except (OSError, LimitError, RendezvousError) as error:
             own = examine(allocation, request.granted, task)
             found = [failed("nodes", UNSEEN, problem(error)), *own.findings]
     found += look(_trainer_checks(task))

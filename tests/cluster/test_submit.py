@@ -119,6 +119,7 @@ def test_who_does_not_answer_is_named(head: Head, folder: Path) -> None:
     assert "http://127.0.0.1:1: does not answer" in output
 
 
+@pytest.mark.slow
 def test_training_as_a_job_is_stopped_and_goes_on(head: Head, stores: tuple[Path, Path], tmp_path: Path) -> None:
     """Plain `ray job submit`: Ray asks a job to end, and kills it 3 s later."""
     config = write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", OPTIONS)

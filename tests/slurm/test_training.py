@@ -51,6 +51,7 @@ def test_cancelled_it_leaves_nothing(slurm: Slurm, stores: tuple[Path, Path], tm
     job.wait_until(lambda: not job.left(), "an end of all processes and directories")
 
 
+@pytest.mark.slow
 def test_a_run_that_another_job_trains_is_refused(
     slurm: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path
 ) -> None:
