@@ -50,6 +50,14 @@ class Ranks:
             dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
+    def everyones(self, value: T, limit_s: float) -> list[T]:
+        """Each rank's value, by rank; they may come at times that differ by up to `limit_s`."""
+        values = [value] * self.world_size
+        if self.group is not None:
+            dist.monitored_barrier(self.group, timedelta(seconds=limit_s))
+            dist.all_gather_object(values, value, group=self.group)
+        return values
+
     def spread(self, tensors: list[Tensor]) -> None:
         """Overwrites tensors by rank 0's."""
         if self.group is not None:

@@ -42,6 +42,8 @@ from trainer.tiles.order import batch_bounds
 T = TypeVar("T")
 Report = Callable[[Json], bool]
 WARM_UP_PASSES = 2
+OPENING_LIMIT_S = 3600.0
+"""In which every node must have its data: some copy it to their own disk first, and some disks are slow."""
 STOP_WAIT_S = 10.0
 """For the mirror, when a stop was asked for: a batch system's grace may be half a minute."""
 
@@ -70,9 +72,7 @@ def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
     torch.backends.cudnn.allow_tf32 = plan.precision != "fp32"
     position = Position()
     try:
-        data = open_data(plan.config, plan.run.split_file)
-        if plan.config.data.stage is not None:
-            data = data.staged(plan.config.data.stage)
+        data = on_all(ranks, lambda: open_here(plan))
         learner = make_learner(plan, data, ranks)
         start = on_first(ranks, lambda: claim(plan, ranks, report))
         position = resume(learner, start)
@@ -107,6 +107,29 @@ def on_first(ranks: Ranks, act: Callable[[], T]) -> T:
     if problem is not None:
         raise RunError(problem)
     return cast(T, answer)
+
+
+def on_all(ranks: Ranks, act: Callable[[], T]) -> T:
+    """What `act` answers here, once all ranks have done it.
+
+    Raises:
+        RunError: on every rank, where it failed on one, in its words.
+    """
+    answer: T | None = None
+    problem: str | None = None
+    try:
+        answer = act()
+    except (UsageError, RunError, OSError) as error:
+        problem = f"{socket.gethostname()}: {error}" if ranks.world_size > 1 else str(error)
+    if problems := list(filter(None, ranks.everyones(problem, OPENING_LIMIT_S))):
+        raise RunError(problems[0])
+    return cast(T, answer)
+
+
+def open_here(plan: Plan) -> RunData:
+    """The run's data, as this node reads it."""
+    data = open_data(plan.config, plan.run.split_file)
+    return data if plan.config.data.stage is None else data.staged(plan.config.data.stage)
 
 
 def make_learner(plan: Plan, data: RunData, ranks: Ranks) -> Learner:
