@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 NO_DEVICES = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES by which no GPU was granted."""
+ONE_A_NODE = "srun --ntasks-per-node=1 python -m cluster ..."
 
 
 class AllocationError(Exception):
@@ -25,8 +26,8 @@ class Allocation:
     """The job's name, which it keeps when it is requeued."""
     start: str
     """Names this start of the job: no other start, step or job has the same, on no node."""
-    restarts: int
-    """How often the job has been requeued."""
+    restarts: int | None
+    """How often the job has been requeued; None where nothing would requeue it."""
     rank: int
     """This node's number; node 0 is the head."""
     nodes: int
@@ -38,27 +39,37 @@ class Allocation:
     peer: str
     """An address in the network that connects the nodes."""
 
+    @property
+    def number(self) -> str:
+        """The job's short name on its own node, for paths: Slurm's number of it."""
+        return self.job.rsplit("-", 1)[-1]
+
 
 def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
     """The allocation of a task that `srun` started; None outside of Slurm.
 
     Raises:
-        AllocationError: where srun started another number of tasks than one a node.
+        AllocationError: where srun started another number of tasks than one a node, or a variable is missing.
     """
     if "SLURM_JOB_ID" not in environment:
         return None
+    try:
+        return _task(environment)
+    except KeyError as missing:
+        problem = f"inside a Slurm job, and {missing.args[0]} is not set; srun sets it: {ONE_A_NODE}"
+        raise AllocationError(problem) from None
+
+
+def _task(environment: Mapping[str, str]) -> Allocation:
     if "SLURM_PROCID" not in environment:
-        raise AllocationError(
-            "inside a Slurm job, and not started by srun; start one task a node: "
-            "srun --ntasks-per-node=1 python -m cluster ..."
-        )
+        raise AllocationError(f"inside a Slurm job, and not started by srun; start one task a node: {ONE_A_NODE}")
     nodes, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
     if tasks != nodes:
         raise AllocationError(f"srun started {tasks} tasks on {nodes} nodes; start one a node: --ntasks-per-node=1")
     cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment["SLURM_CPUS_ON_NODE"])
     # Several clusters may share storage, and number their jobs alike.
     job = f"{environment['SLURM_CLUSTER_NAME']}-{environment['SLURM_JOB_ID']}"
-    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    restarts, gpus = environment.get("SLURM_RESTART_COUNT", "0"), _gpus(environment)
     return Allocation(
         job=job,
         start="-".join((job, environment["SLURM_STEP_ID"], restarts)),
@@ -67,8 +78,8 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
         nodes=nodes,
         node=environment["SLURMD_NODENAME"],
         cpus=cpus,
-        gpus=_gpus(environment),
-        memory=_memory(environment, cpus),
+        gpus=gpus,
+        memory=_memory(environment, cpus, gpus),
         peer=environment["SLURM_LAUNCH_NODE_IPADDR"],
     )
 
@@ -76,13 +87,14 @@ def from_slurm(environment: Mapping[str, str]) -> Allocation | None:
 def local(job: str, rank: int, nodes: int) -> Allocation:
     """One of several pretended nodes on this machine, each with an equal share of its cores and no GPU."""
     cores = len(os.sched_getaffinity(0))
-    return Allocation(job, job, 0, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+    return Allocation(job, job, None, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
 
 
 def this_machine() -> Allocation:
     """The machine itself, where no scheduler has given anything."""
     job, cores = f"here-{secrets.token_hex(3)}", len(os.sched_getaffinity(0))
-    return Allocation(job, job, 0, 0, 1, socket.gethostname(), cores, visible_gpus(os.environ) or 0, None, "127.0.0.1")
+    node, gpus = socket.gethostname(), visible_gpus(os.environ) or 0
+    return Allocation(job, job, None, 0, 1, node, cores, gpus, None, "127.0.0.1")
 
 
 def node_names(environment: Mapping[str, str]) -> list[str]:
@@ -119,7 +131,8 @@ def _gpus(environment: Mapping[str, str]) -> int:
     return visible_gpus(environment) or 0
 
 
-def _memory(environment: Mapping[str, str], cpus: int) -> int | None:
-    """Slurm counts in MiB, and says 0 for the whole node."""
-    whole = int(environment.get("SLURM_MEM_PER_NODE", "0"))
-    return (whole or int(environment.get("SLURM_MEM_PER_CPU", "0")) * cpus) * 1024**2 or None
+def _memory(environment: Mapping[str, str], cpus: int, gpus: int) -> int | None:
+    """Slurm counts in MiB, for the node, or for each CPU or GPU of it; 0 is the whole node."""
+    shares = {"SLURM_MEM_PER_NODE": 1, "SLURM_MEM_PER_CPU": cpus, "SLURM_MEM_PER_GPU": gpus}
+    given = (int(environment.get(name, "0")) * share for name, share in shares.items())
+    return next(filter(None, given), 0) * 1024**2 or None

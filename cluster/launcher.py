@@ -11,6 +11,7 @@ from types import FrameType
 
 from cluster.addresses import address_towards, free_port
 from cluster.allocation import Allocation
+from cluster.early import EarlyStops
 from cluster.node import Node, NodeError
 from cluster.others import Others
 from cluster.private import environment, private_directory, set_environment
@@ -65,7 +66,7 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
     meeting = Rendezvous(shared.absolute() / allocation.start)
     try:
         meeting.open()
-        with private_directory(allocation.job.rsplit("-", 1)[-1]) as directory, environment(ray_environment()):
+        with private_directory(allocation.number) as directory, environment(ray_environment()):
             node = Node(allocation, meeting, directory, join_s)
             adopt_orphans()
             try:
@@ -81,6 +82,7 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
 def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
     """The first node: starts Ray's head, waits for the others, runs the command, ends it all."""
     others = Others(node)
+    early = EarlyStops(node.meeting.path.parent, node.allocation)
 
     def check() -> None:
         node.check()
@@ -90,7 +92,7 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
 
     try:
         node.meeting.write_token()
-        _authenticate(node.meeting)
+        set_environment(authentication(node.meeting.token_file))
         address = address_towards(node.allocation.peer)
         node.start(head_argv(node.allocation, address, node.ray_directory, free_port(address)))
         node.wait(lambda: node.head_address is not None, check, "starting", "Ray's head has not started")
@@ -98,12 +100,16 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
         node.meeting.open_cluster(head)
         node.wait(others.joined, check, "waiting", "the other nodes have not joined")
         _say(f"Ray cluster of {node.allocation.nodes} nodes is up, its head at {head}")
-        job = {"TISSUEGRID_JOB": node.allocation.job, "TISSUEGRID_JOB_RESTARTS": str(node.allocation.restarts)}
-        return supervise(node, others, command, {**os.environ, **job, "RAY_ADDRESS": head}, requests)
+        early.forget()
+        variables = {**os.environ, **_job(node.allocation), "RAY_ADDRESS": head}
+        return supervise(node, others, command, variables, requests)
     except NodeError as error:
         _complain("\n".join([str(error), *others.missing()]))
         return FAILED
     except StopRequestedError:
+        if early.too_many():
+            _complain("stopped again and again before the command began; give the job more time (sbatch --time)")
+            return FAILED
         _say("stopped before the command began")
         return STOPPED
     finally:
@@ -123,9 +129,8 @@ def supervise(node: Node, others: Others, command: Sequence[str], variables: dic
     asked: set[int] = set()
     while (code := process.poll()) is None:
         for number in requests.take():
-            # As TERM, because some systems signal every process of a job: a second INT would not ask but end.
-            asked.add(signal.SIGTERM if number == signal.SIGINT else number)
-            process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+            asked.add(number)
+            process.send_signal(number)
         try:
             node.check()
         except NodeError:
@@ -149,7 +154,7 @@ def follow(node: Node) -> int:
 
     try:
         node.wait(lambda: node.meeting.head() is not None, check, "waiting", "the head has not said where it is")
-        _authenticate(node.meeting)
+        set_environment(authentication(node.meeting.token_file))
         head = str(node.meeting.head())
         address = address_towards(head.rsplit(":", 1)[0])
         node.start(node_argv(node.allocation, head, address, node.ray_directory))
@@ -170,9 +175,11 @@ def follow(node: Node) -> int:
     return 0
 
 
-def _authenticate(meeting: Rendezvous) -> None:
-    """Turns Ray's authentication on, in this process and all that it starts."""
-    set_environment(authentication(meeting.token_file))
+def _job(allocation: Allocation) -> dict[str, str]:
+    """How the command learns which batch job it runs in, if it does in one."""
+    if allocation.restarts is None:
+        return {}
+    return {"TISSUEGRID_JOB": allocation.job, "TISSUEGRID_JOB_RESTARTS": str(allocation.restarts)}
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cluster.allocation import Allocation, AllocationError, local
-from cluster.processes import STOP_SIGNALS
+from cluster.processes import STOP_SIGNALS, end_with_parent
 
 
 def run_local(asked: str, act: Callable[[Allocation], int]) -> int:
@@ -41,6 +41,7 @@ def _fork(act: Callable[[], int]) -> int:
         return pid
     code = 1
     try:
+        end_with_parent()
         code = act()
     except Exception:
         traceback.print_exc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -41,6 +42,16 @@ def private_directory(job: str = "") -> Iterator[Path]:
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def write_token(file: Path) -> None:
+    """Makes up a secret and writes it where nobody else can read it.
+
+    Raises:
+        FileExistsError: never is one replaced.
+    """
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(secrets.token_hex(32))
 
 
 @contextmanager

@@ -24,6 +24,11 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
+def end_with_parent() -> None:
+    """From now on, this process is killed when the one that started it dies."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def start(
     argv: Sequence[str], environment: Mapping[str, str], output: Path | None = None, *, shielded: bool = False
 ) -> subprocess.Popen[bytes]:
@@ -38,7 +43,7 @@ def start(
     """
 
     def prepare() -> None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with_parent()
         signal.pthread_sigmask(signal.SIG_SETMASK, STOP_SIGNALS if shielded else [])
 
     stream = None if output is None else output.open("ab")

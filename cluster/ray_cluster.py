@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.allocation import Allocation
-from cluster.private import environment, private_directory, umask
+from cluster.private import environment, private_directory, umask, write_token
+from cluster.processes import STOP_SIGNALS
 
 # For Ray's processes, which inherit this one's environment; none of these replaces what is set already.
 ENVIRONMENT = {
@@ -28,7 +28,6 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
     "MALLOC_TRIM_THRESHOLD_": str(1024**3),
 }
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 OBJECT_STORE_BYTES = 100 * 1024**2  # nothing large goes through it: tiles are read from the mapped store
 
 
@@ -135,8 +134,7 @@ def _private(cpus: int, gpus: int) -> Iterator[None]:
 def _token(directory: Path) -> Iterator[None]:
     """Ray's token authentication, on, with a token that only this process and its children can read."""
     file = directory / "token"
-    file.touch(mode=0o600)
-    file.write_text(secrets.token_hex(32))
+    write_token(file)
     with environment(authentication(file)):
         yield
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.private import write_token
+
 Word = dict[str, Any]
+TOKEN = "token"
+ABANDONED_AFTER_S = 24 * 3600.0
 
 
 class RendezvousError(Exception):
@@ -33,7 +37,7 @@ class Rendezvous:
     @property
     def token_file(self) -> Path:
         """Ray's token of this job, for this user alone."""
-        return self.path / "token"
+        return self.path / TOKEN
 
     def open(self) -> None:
         """Makes the folder, as any of the nodes may, for this user alone.
@@ -49,6 +53,7 @@ class Rendezvous:
             raise RendezvousError(
                 f"{error.filename}: {error.strerror}; --shared must be a folder that every node sees and may write to"
             ) from None
+        self._remove_abandoned()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise RendezvousError(f"{self.path} is open to others: remove it, or name another folder with --shared")
 
@@ -59,11 +64,9 @@ class Rendezvous:
             RendezvousError: where the folder is left from another start, whose token nobody should use.
         """
         try:
-            descriptor = os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            write_token(self.token_file)
         except FileExistsError:
             raise RendezvousError(f"{self.path} is left from an earlier start of this name; remove it") from None
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
 
     def open_cluster(self, address: str) -> None:
         """Says where the head is."""
@@ -93,6 +96,16 @@ class Rendezvous:
     def remove(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _remove_abandoned(self) -> None:
+        """Removes this user's meetings beside it in which nothing has been said for a day: they were killed."""
+        for token in self.path.parent.glob(f"*/{TOKEN}"):
+            other = token.parent
+            with suppress(OSError):
+                found = other.lstat()
+                mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and (other / "node-0.json").exists()
+                if mine and time.time() - found.st_mtime > ABANDONED_AFTER_S:
+                    shutil.rmtree(other)
 
     def _write(self, name: str, word: Mapping[str, Any]) -> None:
         """Whole or not at all. A storage that does not answer now is no reason to end what runs: it is said again."""

@@ -28,6 +28,8 @@ fi
 python=${TISSUEGRID_PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || refuse "there is no $python: run 'make .venv', or set TISSUEGRID_PYTHON in slurm/site.env"
 
+set -- "${@//%a/${SLURM_ARRAY_TASK_ID:-%a}}" # as in sbatch's own file names
+
 # With sbatch --no-kill, what can go on without a node does; whatever the site's defaults, one node's end is not all's.
 srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --export=ALL \
     --no-kill --wait=0 --kill-on-bad-exit=0 \

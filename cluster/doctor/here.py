@@ -106,7 +106,7 @@ def _store_check(path: Path, files: dict[str, int]) -> Check:
 
 
 def _system_checks(allocation: Allocation) -> list[Check]:
-    directory = PARENT / f"{PREFIX}{allocation.job.rsplit('-', 1)[-1]}-01234567"
+    directory = PARENT / f"{PREFIX}{allocation.number}-01234567"
     remedy = "look at that node, or ask the site"
     looks: dict[str, Callable[[], Finding]] = {
         "processes": system.processes,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from cluster.addresses import free_port
 from cluster.allocation import local
-from cluster.private import private_directory
+from cluster.private import private_directory, set_environment, write_token
 from cluster.processes import adopt_orphans, end_all, start
 from cluster.ray_cluster import authentication, head_argv
 from tests.conftest import REPOSITORY
@@ -100,11 +99,8 @@ def _supervise() -> None:
     adopt_orphans()
     with private_directory() as directory:
         token = directory / "token"
-        token.write_text(secrets.token_hex(32))
-        for key, value in authentication(token).items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
+        write_token(token)
+        set_environment(authentication(token))
         os.chdir(directory)  # what jobs run has to be uploaded
         try:
             address = _start(directory)

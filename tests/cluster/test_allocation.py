@@ -53,6 +53,7 @@ def test_gpus_are_those_granted(given: dict[str, str], gpus: int) -> None:
     [
         ({"SLURM_MEM_PER_NODE": "2048"}, 2 * 1024**3),
         ({"SLURM_MEM_PER_CPU": "512"}, 8 * 512 * 1024**2),
+        ({"SLURM_MEM_PER_GPU": "4096", "SLURM_GPUS_ON_NODE": "2"}, 8 * 1024**3),
         ({"SLURM_MEM_PER_NODE": "0"}, None),
     ],
 )
@@ -67,6 +68,8 @@ def test_without_one_task_a_node_the_remedy_is_named() -> None:
         from_slurm({**TASK, "SLURM_STEP_NUM_TASKS": "4"})
     with pytest.raises(AllocationError, match="not started by srun"):
         from_slurm({"SLURM_JOB_ID": "4711"})
+    with pytest.raises(AllocationError, match="SLURM_STEP_ID is not set"):
+        from_slurm({name: value for name, value in TASK.items() if name != "SLURM_STEP_ID"})
 
 
 def test_outside_of_slurm_there_is_none() -> None:

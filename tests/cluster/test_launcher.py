@@ -16,7 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.allocation import from_slurm, local
+from cluster.early import EarlyStops
 from cluster.rendezvous import Rendezvous, RendezvousError
+from tests.cluster.test_allocation import TASK
 from tests.conftest import REPOSITORY
 
 SHOW_NODES = "import ray; ray.init(); print('nodes', sum(n['Alive'] for n in ray.nodes()))"
@@ -46,14 +49,19 @@ def processes(shared: Path) -> dict[int, str]:
     return found
 
 
+def private_directories() -> list[Path]:
+    """Those of jobs; a program with a Ray of its own names none in the directory's name."""
+    return list(Path("/tmp").glob("tg-*-*"))
+
+
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Path]:
     """The rendezvous folder; afterwards nothing is left, there or anywhere."""
-    directories = set(Path("/tmp").glob("tg-*"))
+    directories = set(private_directories())
     shared = tmp_path / "meetings"
     yield shared
     assert not processes(shared)
-    wait_for(lambda: not set(Path("/tmp").glob("tg-*")) - directories)
+    wait_for(lambda: not set(private_directories()) - directories)
     assert not list(shared.glob("*"))
 
 
@@ -66,13 +74,13 @@ def test_the_command_sees_all_nodes_and_its_code_is_the_answer(shared: Path) -> 
 
 
 def test_a_request_to_stop_reaches_the_command_once(shared: Path, tmp_path: Path) -> None:
-    """INT to the whole process group, as a terminal sends it: the command is asked as if by TERM."""
+    """INT to the whole process group, as a terminal sends it."""
     code = (
         "import signal, sys, time, pathlib; asked = [];"
         "[signal.signal(n, lambda n, _: asked.append(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)];"
         "pathlib.Path(sys.argv[1]).touch()\n"
         "while not asked: time.sleep(0.05)\n"
-        "time.sleep(1); sys.exit(75 if asked == [signal.SIGTERM] else 1)"
+        "time.sleep(1); sys.exit(75 if asked == [signal.SIGINT] else 1)"
     )
     process = start(shared, sys.executable, "-c", code, str(tmp_path / "runs"))
     wait_for(lambda: (tmp_path / "runs").exists())
@@ -105,9 +113,7 @@ def test_a_killed_launcher_leaves_nothing(shared: Path, tmp_path: Path) -> None:
     wait = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
     process = start(shared, sys.executable, "-c", wait, str(tmp_path / "runs"))
     wait_for(lambda: (tmp_path / "runs").exists())
-    launchers = [pid for pid, text in processes(shared).items() if "-m cluster run" in text]
-    for pid in launchers:
-        os.kill(pid, signal.SIGKILL)
+    process.kill()  # the one that was started; its pretended nodes are others
     process.communicate(timeout=60)
     wait_for(lambda: not processes(shared))
     for left in shared.glob("*"):  # nobody was left to remove it: its token opens nothing any more
@@ -122,6 +128,31 @@ def test_a_folder_that_is_lost_on_the_way_ends_nothing(shared: Path, tmp_path: P
     shutil.rmtree(shared)
     _, complained = process.communicate(timeout=120)
     assert process.returncode == 7, complained
+
+
+def test_what_a_killed_start_left_behind_is_removed_after_a_day(tmp_path: Path) -> None:
+    left, fresh, other = (tmp_path / name for name in ("left", "fresh", "thesis"))
+    for folder in (left, fresh, other):
+        folder.mkdir(mode=0o700)
+        (folder / "token").touch()
+    for folder in (left, fresh):
+        (folder / "node-0.json").touch()
+    for folder in (left, other):
+        os.utime(folder, (0, 0))
+    Rendezvous(tmp_path / "start").open()
+    assert {path.name for path in tmp_path.iterdir()} == {"fresh", "thesis", "start"}
+
+
+def test_a_job_that_is_stopped_early_three_times_in_a_row_is_given_up(tmp_path: Path) -> None:
+    job = from_slurm(TASK)
+    assert job is not None
+    starts = EarlyStops(tmp_path, job)
+    assert [starts.too_many() for _ in range(2)] == [False, False]
+    starts.forget()
+    assert [starts.too_many() for _ in range(3)] == [False, False, True]
+    assert not list(tmp_path.iterdir())
+    pretended = EarlyStops(tmp_path, local("x", 0, 1))
+    assert [pretended.too_many() for _ in range(4)] == [False] * 4
 
 
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
