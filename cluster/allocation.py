@@ -7,7 +7,7 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NO_DEVICES = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES by which no GPU was granted."""
@@ -24,8 +24,8 @@ class Allocation:
 
     job: str
     """The job's name, which it keeps when it is requeued."""
-    start: str
-    """Names this start of the job: no other start, step or job has the same, on no node."""
+    step: str
+    """Which of the job's steps this is."""
     restarts: int | None
     """How often the job has been requeued; None where nothing would requeue it."""
     rank: int
@@ -38,6 +38,16 @@ class Allocation:
     """Bytes; None where the scheduler does not limit memory."""
     peer: str
     """An address in the network that connects the nodes."""
+
+    @property
+    def start(self) -> str:
+        """Names this start of the job: no other start, step or job has the same, on no node."""
+        return f"{self.job}-{self.step}-{self.restarts or 0}"
+
+    @property
+    def earlier_starts(self) -> list[str]:
+        """The names of those before the last requeue."""
+        return [replace(self, restarts=number).start for number in range(self.restarts or 0)]
 
     @property
     def number(self) -> str:
@@ -69,11 +79,11 @@ def _task(environment: Mapping[str, str]) -> Allocation:
     cpus = int(environment.get("SLURM_CPUS_PER_TASK") or environment["SLURM_CPUS_ON_NODE"])
     # Several clusters may share storage, and number their jobs alike.
     job = f"{environment['SLURM_CLUSTER_NAME']}-{environment['SLURM_JOB_ID']}"
-    restarts, gpus = environment.get("SLURM_RESTART_COUNT", "0"), _gpus(environment)
+    gpus = _gpus(environment)
     return Allocation(
         job=job,
-        start="-".join((job, environment["SLURM_STEP_ID"], restarts)),
-        restarts=int(restarts),
+        step=environment["SLURM_STEP_ID"],
+        restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
         rank=int(environment["SLURM_PROCID"]),
         nodes=nodes,
         node=environment["SLURMD_NODENAME"],
@@ -87,14 +97,14 @@ def _task(environment: Mapping[str, str]) -> Allocation:
 def local(job: str, rank: int, nodes: int) -> Allocation:
     """One of several pretended nodes on this machine, each with an equal share of its cores and no GPU."""
     cores = len(os.sched_getaffinity(0))
-    return Allocation(job, job, None, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+    return Allocation(job, "0", None, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
 
 
 def this_machine() -> Allocation:
     """The machine itself, where no scheduler has given anything."""
     job, cores = f"here-{secrets.token_hex(3)}", len(os.sched_getaffinity(0))
     node, gpus = socket.gethostname(), visible_gpus(os.environ) or 0
-    return Allocation(job, job, None, 0, 1, node, cores, gpus, None, "127.0.0.1")
+    return Allocation(job, "0", None, 0, 1, node, cores, gpus, None, "127.0.0.1")
 
 
 def node_names(environment: Mapping[str, str]) -> list[str]:

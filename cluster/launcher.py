@@ -91,6 +91,8 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
             raise StopRequestedError
 
     try:
+        for name in node.allocation.earlier_starts:  # which may have ended without a word
+            Rendezvous(node.meeting.path.with_name(name)).remove()
         node.meeting.write_token()
         set_environment(authentication(node.meeting.token_file))
         address = address_towards(node.allocation.peer)

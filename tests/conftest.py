@@ -27,8 +27,12 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small training store and an external one."""
+    return make_stores(tmp_path_factory.mktemp("stores"))
+
+
+def make_stores(folder: Path) -> tuple[Path, Path]:
     """A training store (99 tiles of 32 px, nine classes, five slides and an odd one) and an external one."""
-    folder = tmp_path_factory.mktemp("stores")
     train = write_source(folder / "source", tiles=99, size=32, seed=3, slides=6)
     external = write_source(folder / "external-source", tiles=27, size=32, seed=3, slides=2, external=True)
     pack(train, folder / "train", processes=1)

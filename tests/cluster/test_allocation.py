@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.allocation import AllocationError, from_slurm, local
+from cluster.allocation import Allocation, AllocationError, from_slurm, local
 
 TASK = {
     "SLURM_CLUSTER_NAME": "alpha",
@@ -20,17 +20,29 @@ TASK = {
 }
 
 
-def test_a_task_knows_its_node_and_what_it_may_use() -> None:
-    found = from_slurm(TASK)
+def task(**given: str) -> Allocation:
+    """The allocation of such a task, with some variables set otherwise."""
+    found = from_slurm({**TASK, **given})
     assert found is not None
+    return found
+
+
+def test_a_task_knows_its_node_and_what_it_may_use() -> None:
+    found = task()
     assert (found.job, found.start, found.rank, found.nodes, found.node) == ("alpha-4711", "alpha-4711-0-0", 1, 2, "n2")
     assert (found.cpus, found.gpus, found.memory, found.peer) == (8, 0, None, "10.0.0.1")
 
 
 def test_no_two_starts_have_one_name() -> None:
     others = [{"SLURM_RESTART_COUNT": "1"}, {"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "47"}, {"SLURM_CLUSTER_NAME": "b"}]
-    starts = [found.start for other in [{}, *others] if (found := from_slurm({**TASK, **other}))]
+    starts = [task(**other).start for other in [{}, *others]]
     assert len(set(starts)) == len(others) + 1
+
+
+def test_a_requeued_job_knows_its_earlier_starts() -> None:
+    first, second, third = (task(SLURM_RESTART_COUNT=number) for number in "012")
+    assert not first.earlier_starts
+    assert third.earlier_starts == [first.start, second.start]
 
 
 @pytest.mark.parametrize(
@@ -43,9 +55,7 @@ def test_no_two_starts_have_one_name() -> None:
     ],
 )
 def test_gpus_are_those_granted(given: dict[str, str], gpus: int) -> None:
-    found = from_slurm({**TASK, **given})
-    assert found is not None
-    assert found.gpus == gpus
+    assert task(**given).gpus == gpus
 
 
 @pytest.mark.parametrize(
@@ -58,9 +68,7 @@ def test_gpus_are_those_granted(given: dict[str, str], gpus: int) -> None:
     ],
 )
 def test_memory_is_that_allocated(given: dict[str, str], memory: int | None) -> None:
-    found = from_slurm({**TASK, **given})
-    assert found is not None
-    assert found.memory == memory
+    assert task(**given).memory == memory
 
 
 def test_without_one_task_a_node_the_remedy_is_named() -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.allocation import from_slurm, local
+from cluster.allocation import local
 from cluster.early import EarlyStops
 from cluster.rendezvous import Rendezvous, RendezvousError
-from tests.cluster.test_allocation import TASK
+from tests.cluster.test_allocation import task
 from tests.conftest import REPOSITORY
 
 SHOW_NODES = "import ray; ray.init(); print('nodes', sum(n['Alive'] for n in ray.nodes()))"
@@ -144,9 +144,7 @@ def test_what_a_killed_start_left_behind_is_removed_after_a_day(tmp_path: Path) 
 
 
 def test_a_job_that_is_stopped_early_three_times_in_a_row_is_given_up(tmp_path: Path) -> None:
-    job = from_slurm(TASK)
-    assert job is not None
-    starts = EarlyStops(tmp_path, job)
+    starts = EarlyStops(tmp_path, task())
     assert [starts.too_many() for _ in range(2)] == [False, False]
     starts.forget()
     assert [starts.too_many() for _ in range(3)] == [False, False, True]

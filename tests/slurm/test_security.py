@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_config
-from tests.slurm.conftest import Slurm
+from tests.slurm.cluster import Slurm
 from tests.slurm.training import OPTIONS, has_step, train
 from trainer.rundir import RunDir
 

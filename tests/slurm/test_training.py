@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_config
-from tests.slurm.conftest import Slurm
+from tests.slurm.cluster import Slurm
 from tests.slurm.training import OPTIONS, STEPS, has_step, train, weights, weights_of_one_machine
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from tests.conftest import write_config
 from tests.processes import train_killed_at
-from tests.slurm.conftest import Job, Slurm
+from tests.slurm.cluster import Job, Slurm
 from trainer.checkpoint import listed
 from trainer.config import load_config
 from trainer.plan import make_plan, write_run
@@ -21,6 +22,12 @@ OPTIONS: dict[str, object] = {
     "scale.workers": 2,
     "augment.input_size": 64,
 }
+
+
+def make_config(stores: tuple[Path, Path], folder: Path, name: str, **options: object) -> tuple[Path, RunDir]:
+    """A configuration in `folder`, by dotted key, and its run; dots are written as double underscores."""
+    given = {**OPTIONS, "run.name": name, **{key.replace("__", "."): value for key, value in options.items()}}
+    return write_config(folder / f"{name}.yaml", stores, folder / "runs", given), RunDir(folder / "runs" / name)
 
 
 def train(slurm: Slurm, config: Path, *flags: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:

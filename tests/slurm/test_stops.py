@@ -1,0 +1,86 @@
+"""Ends that are no end: time limits, preemption, requeues. The job goes on from where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Slurm
+from tests.slurm.training import STEPS, has_step, make_config, train, weights, weights_of_one_machine
+from trainer.checkpoint import listed
+from trainer.rundir import RunDir
+
+pytestmark = pytest.mark.slow
+
+Stores = tuple[Path, Path]
+
+
+def resumed_steps(run: RunDir) -> list[int]:
+    """From which step each attempt began."""
+    return [record["resumed_step"] for record in run.attempts().values()]
+
+
+def test_the_time_limit_is_no_end(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
+    """Slurm's own signal, some time before the limit of a minute."""
+    config, run = make_config(stores, tmp_path, "limited")
+    job = train(slurm, config, "--loop.checkpoint_every", "1000", options=("--time=1", "--signal=B:USR1@20"))
+    assert job.end() == "COMPLETED", job.said
+    assert int(job.fact("Restarts")) > 0
+    alone, _ = make_config(stores, tmp_path, "alone")
+    assert weights(run) == weights_of_one_machine(alone)
+
+
+def test_preempted_it_loses_no_step(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
+    config, run = make_config(stores, tmp_path, "preempted", loop__checkpoint_every=2, loop__epochs=60)
+    job = train(slurm, config, nodes=3)
+    job.wait_until(lambda: has_step(run, 1, 2), "step 2")
+    urgent = slurm.submit("-p", "urgent", "-N3", "-c4", "--wrap", "sleep 1", output=config.with_name("urgent.out"))
+    assert urgent.end() == "COMPLETED"
+    stopped_at = listed(run)[0].step
+    assert f"stopped at step {stopped_at}, with a good checkpoint" in job.said
+    job.wait_until(lambda: has_step(run, 2, stopped_at + 1), "the second attempt")
+    assert resumed_steps(run) == [0, stopped_at]
+
+
+@pytest.mark.parametrize("how", ["harsh", "requeue"])
+def test_ended_without_grace_it_loses_an_interval_at_most(
+    slurm: Slurm, stores: Stores, tmp_path: Path, how: str
+) -> None:
+    """A preemption that gives no time, and `scontrol requeue`."""
+    config, run = make_config(stores, tmp_path, how, loop__checkpoint_every=2, loop__epochs=60)
+    job = train(slurm, config, nodes=3, options=("-p", "harsh"))
+    job.wait_until(lambda: has_step(run, 1, 2), "step 2")
+    before = listed(run)[0].step
+    if how == "harsh":
+        slurm.submit("-p", "urgent", "-N3", "-c4", "--wrap", "sleep 1", output=config.with_name("urgent.out")).end()
+    else:
+        slurm("scontrol", "requeue", job.number)
+    job.wait_until(lambda: has_step(run, 2, before + 1), "the second attempt")
+    assert resumed_steps(run)[1] >= before
+
+
+def test_each_task_of_an_array_trains_a_seed(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
+    config, _ = make_config(stores, tmp_path, "seeds", loop__epochs=1, scale__workers=1)
+    flags = ("--run.seed", "%a", "--run.name", "seed-%a")
+    array = train(slurm, config, *flags, nodes=1, options=("--array=3-4", "--job-name=seeds"))
+    assert array.end() == "COMPLETED", array.said
+    for seed in (3, 4):
+        run = RunDir(tmp_path / "runs" / f"seed-{seed}")
+        assert run.read_identity()["identity"]["run.seed"] == seed
+        assert listed(run)[0].step == STEPS // 3
+
+
+def test_a_limit_that_leaves_no_time_to_begin_is_not_tried_for_ever(
+    slurm: Slurm, stores: Stores, tmp_path: Path
+) -> None:
+    """The signal comes before the nodes have found each other, each time."""
+    config, run = make_config(stores, tmp_path, "hasty")
+    job = train(slurm, config, nodes=2)
+    for restarts in range(3):
+        job.wait_until(lambda n=restarts: job.fact("Restarts") == str(n) and any(slurm.meetings.glob("*/token")), "it")  # type: ignore[misc]
+        slurm("scancel", "--batch", "--signal=USR1", job.number)
+        job.wait_until(lambda: not any(slurm.meetings.glob("*/token")), "its stop")
+    assert job.end() == "FAILED"
+    assert "stopped again and again before the command began" in job.said
+    assert not run.path.exists()
