@@ -7,6 +7,8 @@ go_on() { # the same job once more, and so on from its last checkpoint; not for 
     local restarts=${SLURM_RESTART_COUNT:-0} most=${TISSUEGRID_MAX_REQUEUES:-1000}
     if ((restarts >= most)); then
         echo "not requeued: $restarts times already (TISSUEGRID_MAX_REQUEUES=$most)" >&2
+    elif [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T/%r) == COMPLETING/[!T]* ]]; then # not TimeLimit
+        echo "not requeued: the job is being ended" >&2 # by scancel; after a preemption Slurm requeues it itself
     else # one task of an array has the number of the whole
         scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
     fi

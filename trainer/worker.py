@@ -127,7 +127,13 @@ def on_all(ranks: Ranks, act: Callable[[], T]) -> T:
 
 
 def open_here(plan: Plan) -> RunData:
-    """The run's data, as this node reads it."""
+    """The run's data, as this node reads it.
+
+    Raises:
+        RunError: where the run's directory, or a store, cannot be seen from here.
+    """
+    if not plan.run.identity_file.exists():
+        raise RunError(f"run.storage: {plan.run.path} is not there; name a folder that all nodes see")
     data = open_data(plan.config, plan.run.split_file)
     return data if plan.config.data.stage is None else data.staged(plan.config.data.stage)
 

@@ -37,4 +37,5 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         if not job.ended:
             job.cancel()
         job.wait_until(lambda job=job: not job.left(), "an end of all processes and directories")  # type: ignore[misc]
+        assert job.ended, "it was cancelled, and came back"
     assert not list(slurm.meetings.glob("*"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Slurm
+from tests.slurm.cluster import Job, Slurm
 from tests.slurm.training import STEPS, has_step, make_config, train, weights, weights_of_one_machine
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir
@@ -21,12 +23,21 @@ def resumed_steps(run: RunDir) -> list[int]:
     return [record["resumed_step"] for record in run.attempts().values()]
 
 
+def stopped_step(job: Job) -> int:
+    """At which step its first attempt says that it has stopped."""
+    said = re.search(r"stopped at step (\d+), with a good checkpoint", job.said)
+    assert said is not None, job.said
+    return int(said[1])
+
+
 def test_the_time_limit_is_no_end(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
     """Slurm's own signal, some time before the limit of a minute."""
     config, run = make_config(stores, tmp_path, "limited")
     job = train(slurm, config, "--loop.checkpoint_every", "1000", options=("--time=1", "--signal=B:USR1@20"))
+    job.wait_until(lambda: job.fact("Restarts") == "1", "its requeue")
+    slurm("scontrol", "update", f"JobId={job.number}", "TimeLimit=10")
     assert job.end() == "COMPLETED", job.said
-    assert int(job.fact("Restarts")) > 0
+    assert resumed_steps(run) == [0, stopped_step(job)]
     alone, _ = make_config(stores, tmp_path, "alone")
     assert weights(run) == weights_of_one_machine(alone)
 
@@ -37,10 +48,23 @@ def test_preempted_it_loses_no_step(slurm: Slurm, stores: Stores, tmp_path: Path
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
     urgent = slurm.submit("-p", "urgent", "-N3", "-c4", "--wrap", "sleep 1", output=config.with_name("urgent.out"))
     assert urgent.end() == "COMPLETED"
-    stopped_at = listed(run)[0].step
-    assert f"stopped at step {stopped_at}, with a good checkpoint" in job.said
+    stopped_at = stopped_step(job)
     job.wait_until(lambda: has_step(run, 2, stopped_at + 1), "the second attempt")
     assert resumed_steps(run) == [0, stopped_at]
+
+
+def test_cancelled_at_any_moment_it_stays_cancelled(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
+    """Slurm's TERM lets it stop in order, with the code that otherwise asks for a requeue."""
+    config, run = make_config(stores, tmp_path, "cancelled", scale__workers=1, loop__epochs=500)
+    early = train(slurm, config, nodes=1)
+    early.wait_until(lambda: any(slurm.meetings.glob("*/token")), "its beginning")
+    early.cancel()
+    late = train(slurm, config, nodes=1)
+    late.wait_until(lambda: has_step(run, 1, 1), "step 1")
+    late.cancel()
+    time.sleep(10)
+    for job in (early, late):
+        assert (job.fact("JobState"), job.fact("Restarts")) == ("CANCELLED", "0")
 
 
 @pytest.mark.parametrize("how", ["harsh", "requeue"])

@@ -54,8 +54,7 @@ def _group_fold(index: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.i
     labels, groups = index["label"].to_numpy(), index["group"].to_numpy()
     found = len(np.unique(groups))
     folds = min(MOST_FOLDS, found, int(index["label"].value_counts().max()))
-    wanted = max(1, round(fraction * folds))
-    if wanted >= folds:
+    if max(1, round(fraction * folds)) >= folds:
         raise UsageError(
             f"data.split: group has {found} group{'s' * (found > 1)} to part, too few for a fraction of {fraction:.2f};"
             " change data.val_fraction or data.test_fraction, or add slides"
@@ -64,6 +63,9 @@ def _group_fold(index: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.i
         # A class that is too small for a part is an error of ours, with a remedy, a little later.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         dealt = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups))
+    # Folds differ in size by a group, the larger ones first: as many of them as come nearest to the share.
+    shares = np.cumsum([len(rows) for _, rows in dealt[:-1]]) / len(index)
+    wanted = 1 + int(np.argmin(np.abs(shares - fraction)))
     return np.concatenate([rows for _, rows in dealt[:wanted]])
 
 
