@@ -14,7 +14,7 @@ from cluster.allocation import Allocation
 from cluster.early import EarlyStops
 from cluster.node import Node, NodeError
 from cluster.others import Others
-from cluster.private import environment, private_directory, set_environment
+from cluster.private import environment, private_directory, removed_when_killed, set_environment
 from cluster.processes import STOP_SIGNALS, adopt_orphans, end, end_all, start
 from cluster.ray_cluster import authentication, head_argv, node_argv, ray_environment
 from cluster.rendezvous import Rendezvous, RendezvousError
@@ -70,7 +70,10 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
             node = Node(allocation, meeting, directory, join_s)
             adopt_orphans()
             try:
-                return lead(node, command, requests) if allocation.rank == 0 else follow(node)
+                if allocation.rank != 0:
+                    return follow(node)
+                with removed_when_killed(meeting.path):
+                    return lead(node, command, requests)
             finally:
                 if left := end_all():
                     _complain(f"node {allocation.node}: processes {left} do not end")

@@ -38,7 +38,7 @@ def private_directory(job: str = "") -> Iterator[Path]:
     _remove_abandoned()
     directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{job}-" if job else PREFIX, dir=PARENT))
     try:
-        with _held(directory), _removed_when_killed(directory):
+        with _held(directory), removed_when_killed(directory):
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -55,7 +55,7 @@ def write_token(file: Path) -> None:
 
 
 @contextmanager
-def _removed_when_killed(directory: Path) -> Iterator[None]:
+def removed_when_killed(directory: Path) -> Iterator[None]:
     """Has a process that is nobody's child wait for this one's end, and remove the directory if nobody else has."""
     argv = ["setsid", "--fork", "sh", "-c", AFTERWARDS, "sh", str(directory)]
     null = subprocess.DEVNULL

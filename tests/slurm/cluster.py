@@ -97,7 +97,7 @@ class Job:
         return self.fact("JobState")
 
     def left(self) -> list[str]:
-        """Processes, on any node, and directories that are still there of this job."""
+        """Processes, on any node, directories and meetings that are still there of this job."""
         numbers = self.facts("JobId")
         mine = {f"SLURM_JOB_ID={number}" for number in numbers}
         processes = []
@@ -107,7 +107,9 @@ class Job:
                     processes.append(f"{process.pid} {process.info['name']}")
             except OSError:
                 continue
-        return processes + [str(path) for number in numbers for path in Path("/tmp").glob(f"tg-{number}-*")]
+        paths = [Path("/tmp").glob(f"tg-{number}-*") for number in numbers]
+        paths += [self.slurm.meetings.glob(f"*-{number}-*") for number in numbers]
+        return processes + [str(path) for found in paths for path in found]
 
     def cancel(self) -> None:
         """Ends it, whatever state it is in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,33 @@ import pytest
 from tests.slurm.cluster import CannotError, Slurm, bring_up, take_down
 
 
-@pytest.fixture(scope="session")
-def slurm() -> Iterator[Slurm]:
-    """Three nodes of four CPUs without GPUs. Nothing but our own programs cleans up after a job."""
+@contextmanager
+def running(*arguments: str) -> Iterator[Slurm]:
+    """A cluster without GPUs. Nothing but our own programs cleans up after a job."""
     with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as parent:
         folder = Path(parent) / "cluster"
         try:
-            yield bring_up(folder, "3", "--gpus", "0", "--no-epilog")
+            yield bring_up(folder, *arguments, "--gpus", "0", "--no-epilog")
         except CannotError as error:
             pytest.skip(str(error))
         finally:
             take_down(folder)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """Three nodes of four CPUs."""
+    with running("3") as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def slurm_with_cgroups() -> Iterator[Slurm]:
+    """One node that knows a job's processes by their cgroup."""
+    if not Path("/sys/fs/cgroup/freezer").is_dir():
+        pytest.skip("proctrack/cgroup needs cgroups of version 1 here")
+    with running("1", "--proctrack", "cgroup") as slurm:
+        yield slurm
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +53,5 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     for job in slurm.jobs:
         if not job.ended:
             job.cancel()
-        job.wait_until(lambda job=job: not job.left(), "an end of all processes and directories")  # type: ignore[misc]
+        job.wait_until(lambda job=job: not job.left(), "an end of all that it began")  # type: ignore[misc]
         assert job.ended, "it was cancelled, and came back"
-    assert not list(slurm.meetings.glob("*"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from cluster.private import private_directory
+from cluster.rendezvous import Rendezvous
 from tests.conftest import write_config
 from tests.slurm.cluster import Slurm
 from tests.slurm.training import OPTIONS, STEPS, has_step, train, weights, weights_of_one_machine
@@ -49,6 +52,23 @@ def test_cancelled_it_leaves_nothing(slurm: Slurm, stores: tuple[Path, Path], tm
     job.cancel()
     job.wait_until(lambda: not job.left(), "an end of all processes and directories")
     assert (job.end(), job.fact("Restarts")) == ("CANCELLED", "0")
+
+
+@pytest.mark.slow
+def test_cancelled_with_its_cgroup_it_leaves_what_the_next_start_removes(
+    slurm_with_cgroups: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path
+) -> None:
+    """No process at all outlives that end: none is there to clear up. The next start of this user does."""
+    config = write_config(tmp_path / "cancelled.yaml", stores, storage, {**OPTIONS, "loop.epochs": 500})
+    job = train(slurm_with_cgroups, config, "--scale.workers", "1", nodes=1)
+    job.wait_until(lambda: has_step(RunDir(storage / "small"), 1, 1), "step 1")
+    job.cancel()
+    job.wait_until(lambda: all(Path(left).exists() for left in job.left()), "an end of all processes")
+    for left in job.left():
+        os.utime(left, (0, 0))
+    with private_directory():
+        Rendezvous(slurm_with_cgroups.meetings / "next").open()
+    assert not job.left()
 
 
 @pytest.mark.slow
