@@ -111,9 +111,9 @@ def measure(slurm: Slurm, stores: tuple[Path, Path], folder: Path) -> dict[str, 
     slurm.jobs.clear()
     found = start_and_stop(slurm, stores, folder)
     slurm.jobs[0].cancel()
-    found |= lose_a_node(slurm, stores, folder, "loss", "kill", "--no-kill")
+    found |= lose_a_node(slurm, stores, folder, "loss", "kill", "--no-kill", "-c", "1")
     found |= lose_a_node(slurm, stores, folder, "move", "kill")
-    found |= lose_a_node(slurm, stores, folder, "cut", "down", "--no-kill")
+    found |= lose_a_node(slurm, stores, folder, "cut", "down", "--no-kill", "-c", "1")
     time.sleep(15)  # what was killed has that long to be gone
     found["left"] = sum(len(job.left()) for job in slurm.jobs)
     return found

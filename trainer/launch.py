@@ -29,7 +29,7 @@ from trainer.progress import say
 from trainer.ranks import Ranks
 from trainer.remote import Board, on_worker
 from trainer.rundir import Json, RunDir, read_json, write_json
-from trainer.scale import Machine, this_machine
+from trainer.scale import Machine, gpu_has_bf16, this_machine
 from trainer.stop import StopSignals
 from trainer.worker import Outcome, work
 
@@ -37,6 +37,7 @@ DONE, FAILED, STOPPED = 0, 1, 75
 MAX_FAILURES = 3
 MAX_FRUITLESS = 3
 POLL_S = 0.2
+GPU_FREE_S = 300.0
 
 
 def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool = False) -> int:
@@ -80,7 +81,25 @@ def _alone(config: Config) -> Config:
 
 def _machine(cluster: Resources | None) -> Machine:
     """What the run can have: the cluster that was joined, else this machine."""
-    return Machine(cluster.nodes, cluster.cores, cluster.gpus, cluster=True) if cluster else this_machine()
+    if cluster is None:
+        return this_machine()
+    return Machine(cluster.nodes, cluster.cores, cluster.gpus, cluster=True, gpus_have_bf16=_gpus_have_bf16(cluster))
+
+
+def _gpus_have_bf16(cluster: Resources) -> bool:
+    """Asks a worker where this node has no GPU itself, such as a Ray cluster's head; they are taken to be alike.
+
+    Raises:
+        RunError: where none comes free.
+    """
+    if not cluster.gpus or torch.cuda.is_available():
+        return gpu_has_bf16()
+    import ray
+
+    try:
+        return bool(ray.get(ray.remote(num_cpus=0, num_gpus=1)(gpu_has_bf16).remote(), timeout=GPU_FREE_S))
+    except ray.exceptions.GetTimeoutError:
+        raise RunError(f"no GPU of the cluster has come free in {GPU_FREE_S:.0f} s") from None
 
 
 def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, debug: bool) -> int:

@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trainer.checkpoint import store_base
 from trainer.config import Config, dump, identity
 from trainer.data import RunData, open_data, write_split
@@ -93,7 +91,7 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     starts_over = fresh and not _is_of_this_job(run)
     begun = run.read_identity() if run.identity_file.exists() and not starts_over else {}
-    precision = _kept(begun, "precision", config.loop.precision) or _precision(config, scale.gpu)
+    precision = _kept(begun, "precision", config.loop.precision) or _precision(config, scale, machine)
     micro_batch = _kept(begun, "micro_batch", config.loop.micro_batch) or _micro_batch(config, scale)
     plan = Plan(
         resolved,
@@ -170,11 +168,10 @@ def _norm(config: Config, scale: Scale) -> str:
     return norm
 
 
-def _precision(config: Config, gpu: bool) -> str:
+def _precision(config: Config, scale: Scale, machine: Machine) -> str:
     if config.loop.precision != "auto":
         return config.loop.precision
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else _cpu_has_bf16()
-    return "bf16" if has_bf16 else "fp32"
+    return "bf16" if (machine.gpus_have_bf16 if scale.gpu else _cpu_has_bf16()) else "fp32"
 
 
 def _cpu_has_bf16() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,18 +13,20 @@ from trainer.config import ScaleSection
 from trainer.errors import UsageError
 
 CPU_WORKERS = 2
+DRIVER = Path("/proc/driver/nvidia/version")
 NO_DEVICES = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES by which no GPU was granted."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is: `cores` of the smallest node, `gpus` of all together."""
+    """What there is: `cores` of the smallest node, `gpus` of all together, and whether those compute in bf16."""
 
     nodes: int
     cores: int
     gpus: int
     cluster: bool
+    gpus_have_bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,21 @@ class Scale:
 
 def this_machine() -> Machine:
     """The cores that this process may use, and the GPUs that torch sees."""
-    return Machine(1, len(os.sched_getaffinity(0)), torch.cuda.device_count(), cluster=False)
+    cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    return Machine(1, cores, gpus, cluster=False, gpus_have_bf16=gpu_has_bf16())
+
+
+def gpu_has_bf16() -> bool:
+    """Whether the GPU that this process sees, if it sees one, computes in bf16."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def unseen_gpus() -> str:
     """What to say where torch should see a GPU and does not."""
+    driver = DRIVER.read_text().splitlines()[0] if DRIVER.exists() else "no NVIDIA driver is loaded"
     return (
-        f"torch {torch.__version__} (built for CUDA {torch.version.cuda}) sees no GPU; check the driver with "
-        "nvidia-smi (it must be one for this CUDA), or set scale.gpu: false"
+        f"torch {torch.__version__} (built for CUDA {torch.version.cuda}) sees no GPU ({driver}); check the "
+        "driver with nvidia-smi (it must be one for this CUDA), or set scale.gpu: false"
     )
 
 

@@ -17,6 +17,7 @@ from trainer.rundir import RunDir
 
 pytestmark = pytest.mark.slow
 
+ELASTIC = ("--no-kill", "-c", "1")  # a node has room for one worker, and no more
 Restore = Callable[[str, str], None]
 
 
@@ -46,7 +47,7 @@ def lose(slurm: Slurm) -> Iterator[Restore]:
 
 def test_an_elastic_run_goes_on_without_a_node(slurm: Slurm, given: tuple[Path, RunDir], lose: Restore) -> None:
     config, run = given
-    job = train(slurm, config, "--scale.workers", "1:3", nodes=3, options=("--no-kill",))
+    job = train(slurm, config, "--scale.workers", "1:3", nodes=3, options=ELASTIC)
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
     lose("n3", "kill")
     job.wait_until(lambda: has_step(run, 2, 3), "an attempt without the node")
@@ -96,7 +97,7 @@ def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Pat
 
 def test_a_link_cut_for_ever_is_noticed(slurm: Slurm, given: tuple[Path, RunDir], lose: Restore) -> None:
     config, run = given
-    job = train(slurm, config, "--scale.workers", "1:2", nodes=2, options=("--no-kill", "-w", "n1,n2"))
+    job = train(slurm, config, "--scale.workers", "1:2", nodes=2, options=(*ELASTIC, "-w", "n1,n2"))
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
     lose("n2", "down")
     job.wait_until(lambda: has_step(run, 2, 3), "an attempt without the node")

@@ -1,7 +1,9 @@
 import pytest
 
+from tests.conftest import MakeConfig
 from trainer.config import ScaleSection
 from trainer.errors import UsageError
+from trainer.plan import make_plan
 from trainer.scale import Machine, resolve
 
 TWO_CORES = Machine(nodes=1, cores=2, gpus=0, cluster=False)
@@ -19,3 +21,13 @@ def test_more_cores_than_there_are_are_refused(workers: int | str, cores: int) -
 def test_workers_of_one_core_may_share(workers: int, cores: int | str, threads: int) -> None:
     asked = ScaleSection(workers=workers, cpus_per_worker=cores, gpu=False)  # type: ignore[arg-type]
     assert resolve(asked, TWO_CORES).threads == threads
+
+
+@pytest.mark.parametrize(("have", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_precision_is_that_of_the_workers_not_of_the_driver(
+    make_config: MakeConfig, have: bool, precision: str
+) -> None:
+    elsewhere = Machine(nodes=2, cores=8, gpus=2, cluster=True, gpus_have_bf16=have)
+    config = make_config(**{"scale.gpu": "auto", "scale.cpus_per_worker": "auto", "loop.precision": "auto"})
+    plan, _, _ = make_plan(config, elsewhere)
+    assert (plan.scale.gpu, plan.precision) == (True, precision)
