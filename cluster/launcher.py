@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -66,14 +67,12 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
     meeting = Rendezvous(shared.absolute() / allocation.start)
     try:
         meeting.open()
-        with private_directory(allocation.number) as directory, environment(ray_environment()):
+        to_remove = removed_when_killed(meeting.path) if allocation.rank == 0 else nullcontext()
+        with private_directory(allocation.number) as directory, to_remove, environment(ray_environment()):
             node = Node(allocation, meeting, directory, join_s)
-            adopt_orphans()
+            adopt_orphans()  # only now: what waits for this process to be killed must be nobody's child
             try:
-                if allocation.rank != 0:
-                    return follow(node)
-                with removed_when_killed(meeting.path):
-                    return lead(node, command, requests)
+                return lead(node, command, requests) if allocation.rank == 0 else follow(node)
             finally:
                 if left := end_all():
                     _complain(f"node {allocation.node}: processes {left} do not end")
