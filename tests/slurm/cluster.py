@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -99,17 +100,20 @@ class Job:
     def left(self) -> list[str]:
         """Processes, on any node, directories and meetings that are still there of this job."""
         numbers = self.facts("JobId")
-        mine = {f"SLURM_JOB_ID={number}" for number in numbers}
-        processes = []
-        for process in psutil.process_iter(["pid", "name"]):
-            try:
-                if mine & set(Path(f"/proc/{process.pid}/environ").read_text().split("\0")):
-                    processes.append(f"{process.pid} {process.info['name']}")
-            except OSError:
-                continue
+        processes = [f"{pid} {variables.get('_', '')}" for pid, variables in self.processes().items()]
         paths = [Path("/tmp").glob(f"tg-{number}-*") for number in numbers]
         paths += [self.slurm.meetings.glob(f"*-{number}-*") for number in numbers]
         return processes + [str(path) for found in paths for path in found]
+
+    def processes(self) -> dict[int, dict[str, str]]:
+        """The environment of each of its processes, on any node, by pid."""
+        numbers, found = self.facts("JobId"), {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                variables = process.environ()
+                if variables.get("SLURM_JOB_ID") in numbers:
+                    found[process.pid] = variables
+        return found
 
     def cancel(self) -> None:
         """Ends it, whatever state it is in."""

@@ -90,7 +90,11 @@ def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Pat
     slurm("scontrol", "update", f"JobId={job.number}", "ReqNodeList=")
     job.wait_until(lambda: has_step(run, 2, 3), "the second attempt")
     resumed = run.attempts()[2]["resumed_step"]
-    job.wait_until(lambda: "attempt 2 has taken run lost over from attempt 1" in job.said, "the first one's end")
+
+    def first_is_over() -> bool:
+        return all("SLURM_RESTART_COUNT" in variables for variables in job.processes().values())
+
+    job.wait_until(first_is_over, "the first one's end")
     assert all(c.attempt == 2 for c in listed(run) if c.step > resumed)
 
 
