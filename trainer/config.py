@@ -171,12 +171,19 @@ class AugmentSection(Section):
     """Probability of a left-right flip."""
     vflip: Probability = 0.5
     """Probability of an up-down flip."""
+    rot90: bool = False
+    """true: turned by 0, 90, 180 or 270 degrees, each as likely."""
     brightness: Jitter = 0.2
     """Brightness is multiplied by a factor from [1 - b, 1 + b]."""
     contrast: Jitter = 0.2
     """Contrast likewise."""
     saturation: Jitter = 0.2
     """Saturation likewise."""
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Hue is turned by a share of the colour circle from [-h, h]. These four come in random order."""
+    stain: Jitter = 0.0
+    """Stain jitter, before them: the optical density (log10) of haematoxylin, eosin and a third stain is multiplied by
+    factors from [1 - s, 1 + s], and numbers from [-s, s] are added. 0.05 is light, 0.2 strong (Tellez et al.)."""
     input_size: Annotated[int, Field(ge=32, le=2048)] = 224
     """Side of the network's square input, px."""
     eval_resize: PositiveInt | None = None
