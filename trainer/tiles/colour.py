@@ -55,7 +55,7 @@ def jitter_colour(
         # Hue costs more than the others together: it is computed for the tiles whose turn it is, and no others.
         now = np.flatnonzero((hue_turn == turn) & (hue != 0))
         if len(now):
-            rows, shifts = torch.from_numpy(now).to(image.device), torch.from_numpy(hue[now]).to(image.device)
+            rows, shifts = (torch.from_numpy(a).to(image.device, non_blocking=True) for a in (now, hue[now]))
             image = image.index_copy(0, rows, shift_hue(image[rows], shifts))
         if turn < passes:
             image = _blend(image, factors, order[:, turn])
