@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trainer.durable import sync, write_atomic
+from trainer.ema import evaluated
 from trainer.errors import RunError
 from trainer.model import build
 from trainer.rundir import Json, RunDir, read_json, write_json, write_json_lines
@@ -50,7 +51,7 @@ def commit(
         run: where.
         step: optimizer steps taken.
         attempt: the attempt that writes.
-        tensors: what training changed, by state-dict name.
+        tensors: what training changed, by state-dict name; averages under `trainer.ema.PREFIX` before it.
         state: optimizer, schedule, position and history; plain values and tensors only.
         facts: further entries of the manifest.
     """
@@ -233,7 +234,7 @@ def read_base(run: RunDir, sha256: str) -> dict[str, Tensor]:
 
 
 def load_best_model(run: RunDir) -> nn.Sequential:
-    """The network of a run's best checkpoint, in evaluation mode, on the CPU.
+    """The network of a run's best checkpoint, as it was evaluated, in evaluation mode, on the CPU.
 
     Raises:
         RunError: where the run has no best checkpoint, or it is damaged.
@@ -249,8 +250,8 @@ def load_best_model(run: RunDir) -> nn.Sequential:
 
 
 def load_model(run: RunDir, checkpoint: Checkpoint) -> nn.Sequential:
-    """The network of a verified checkpoint, in evaluation mode, on the CPU."""
-    tensors, _ = read(checkpoint)
+    """The network of a verified checkpoint, in evaluation mode, on the CPU: with averaged weights, if it has some."""
+    tensors = evaluated(read(checkpoint)[0])
     model = build(len(tensors["fc.bias"]), seed=0)
     base = read_base(run, read_json(checkpoint.path / MANIFEST)["base_sha256"])
     model.load_state_dict({**base, **tensors})

@@ -29,6 +29,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Jitter = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -78,7 +79,7 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 def _between(options: str, problem: str) -> PydanticCustomError:
-    """What is wrong between options of one section, which are named."""
+    """What is wrong between options, which are named: those of one section, or of several by their dotted keys."""
     return PydanticCustomError("between", "{problem}", {"problem": problem, "options": options.split()})
 
 
@@ -171,12 +172,19 @@ class AugmentSection(Section):
     """Probability of a left-right flip."""
     vflip: Probability = 0.5
     """Probability of an up-down flip."""
+    rot90: bool = False
+    """true: turned by 0, 90, 180 or 270 degrees, each as likely."""
     brightness: Jitter = 0.2
     """Brightness is multiplied by a factor from [1 - b, 1 + b]."""
     contrast: Jitter = 0.2
     """Contrast likewise."""
     saturation: Jitter = 0.2
     """Saturation likewise."""
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Hue is turned by a share of the colour circle from [-h, h]. These four come in random order."""
+    stain: Jitter = 0.0
+    """Stain jitter, before them: the optical density (log10) of haematoxylin, eosin and a third stain is multiplied by
+    factors from [1 - s, 1 + s], and numbers from [-s, s] are added. 0.05 is light, 0.2 strong (Tellez et al.)."""
     input_size: Annotated[int, Field(ge=32, le=2048)] = 224
     """Side of the network's square input, px."""
     eval_resize: PositiveInt | None = None
@@ -212,15 +220,41 @@ class ModelSection(Section):
 class OptimSection(Section):
     """How weights change."""
 
-    name: Literal["adam"] = "adam"
-    """Optimizer."""
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer. adamw: Adam whose weight decay is apart from the gradient; sgd: with momentum."""
     lr: Positive = 1e-4
-    """Learning rate (its maximum, with a schedule)."""
-    schedule: Literal["constant", "onecycle"] = "constant"
-    """constant, or onecycle: up for 30 % of the steps, then down to nearly 0 (cosine), while Adam's first beta goes
-    from 0.95 to 0.85 and back (torch's OneCycleLR)."""
+    """Learning rate (its maximum, with a schedule or a warm-up)."""
+    momentum: Fraction | None = None
+    """Momentum of sgd. Null: 0.9."""
+    weight_decay: NotNegative = 0.0
+    """Weight decay; none on norms and biases. adamw takes it off the weights, adam and sgd add it to the gradient."""
+    layer_decay: Share = 1.0
+    """Learning rate of each stage, as a share of that of the stage above: with 0.75 layer4 learns at 0.75 times the
+    head's, layer3 at 0.75 times layer4's, and so on down to conv1. 1: all alike."""
+    schedule: Literal["constant", "cosine", "onecycle"] = "constant"
+    """constant; cosine: down to 0 along half a cosine; or onecycle: up for 30 % of the steps, then down to nearly 0
+    (cosine), while momentum (Adam's first beta) goes from 0.95 to 0.85 and back (torch's OneCycleLR)."""
+    warmup_epochs: NotNegative = 0.0
+    """Epochs, or a part of one, in which the learning rate first rises in equal steps (constant, cosine)."""
+    clip_norm: NotNegative = 0.0
+    """The gradient is scaled down to this norm where its norm, over all that learns, is larger. 0: never."""
+    label_smoothing: Fraction = 0.0
+    """Share of each training label that is spread evenly over all classes; in train/loss, not in val/loss."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: each class weighs the same in the training loss, however many tiles it has."""
+    ema: Fraction = 0.0
+    """Decay of an exponential moving average of the weights, over about the last 1 / (1 - decay) steps. Where there is
+    one, validation, the best checkpoint, predictions and Grad-CAM are the averaged weights'. 0: none."""
+
+    @model_validator(mode="after")
+    def _go_together(self) -> OptimSection:
+        if self.momentum is not None and self.name != "sgd":
+            raise _between("momentum name", f"only sgd has it (given: {self.momentum} and {self.name})")
+        if self.momentum is not None and self.schedule == "onecycle":
+            raise _between("momentum schedule", "onecycle moves the momentum itself; leave it at null")
+        if self.warmup_epochs and self.schedule == "onecycle":
+            raise _between("warmup_epochs schedule", "onecycle has a warm-up of its own; leave this one at 0")
+        return self
 
 
 class LoopSection(Section):
@@ -270,6 +304,13 @@ class Config(Section):
     loop: LoopSection = LoopSection()
     scale: ScaleSection = ScaleSection()
 
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Config:
+        if self.optim.warmup_epochs >= self.loop.epochs:
+            given = f"(given: {self.optim.warmup_epochs:g} and {self.loop.epochs})"
+            raise _between("optim.warmup_epochs loop.epochs", f"the warm-up must end before the run does {given}")
+        return self
+
 
 SECTIONS = {name: cast(type[Section], field.annotation).model_fields for name, field in Config.model_fields.items()}
 """The fields of each section."""
@@ -314,6 +355,16 @@ def identity(config: Config) -> dict[str, Any]:
     """The options that make a run what it is, as JSON values by dotted key."""
     options = flatten(config.model_dump(mode="json"))
     return {key: options[key] for key in IDENTITY_FIELDS}
+
+
+IDENTITY_DEFAULTS = identity(Config(data=DataSection(tiles=Path())))
+"""The identity of a run that was given no options. A run that began before there was an option trained with its
+default, so a default that changes needs an option of another name."""
+
+
+def deviations(config: Config) -> dict[str, Any]:
+    """The part of the identity that is not the defaults: the same however many options there will be one day."""
+    return {key: value for key, value in identity(config).items() if value != IDENTITY_DEFAULTS[key]}
 
 
 def dump(config: Config) -> str:

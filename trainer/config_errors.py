@@ -42,8 +42,9 @@ class Explain:
         """One line for each mistake, with the place that it came from: a flag (by dotted key) or the file."""
         reasons: dict[tuple[str, str], list[str]] = {}
         for item in error.errors(include_url=False):
-            section, *options = (str(part) for part in item["loc"])
-            keys = [f"{section}.{option}" for option in item.get("ctx", {}).get("options", options[:1])] or [section]
+            place = [str(part) for part in item["loc"]]
+            options = item.get("ctx", {}).get("options", place[1:2])
+            keys = [".".join([*place[:1], option]) for option in options] or place
             on_command_line = any(key in flags for key in keys)
             reason, given = self._reason(item, keys[0])
             form = self.as_flag(keys[0]) if on_command_line else ""
@@ -70,13 +71,13 @@ class Explain:
         return f"; as a flag: {form}" if found else ""
 
     def _no_such_option(self, key: str) -> str:
-        """Suggests what is near in its section, else the option of this name in another, else what is very near."""
+        """Suggests the option of this name in another section, else what is near in its own, else what is very near."""
         section, _, option = key.rpartition(".")
         known = [f"{name}.{option}" for name, options in self.sections.items() for option in options]
         own = difflib.get_close_matches(option, self.sections.get(section, ()), n=1, cutoff=0.5)
         near = (
-            [f"{section}.{name}" for name in own]
-            or [name for name in known if name.endswith(f".{option}")]
+            [name for name in known if name.endswith(f".{option}")]
+            or [f"{section}.{name}" for name in own]
             or difflib.get_close_matches(key, [*known, *self.sections], n=1, cutoff=0.75)
         )
         return "there is no such option" + (f"; did you mean {near[0]}?" if near else "")

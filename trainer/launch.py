@@ -24,7 +24,7 @@ from trainer.errors import RunError, UsageError
 from trainer.job import job_id
 from trainer.lock import RunLock
 from trainer.mirror import Mirror, UnreachableError
-from trainer.plan import Plan, is_finished, make_plan, trainable, write_run
+from trainer.plan import Plan, ema_warnings, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
 from trainer.ranks import Ranks
 from trainer.remote import Board, on_worker
@@ -265,7 +265,7 @@ def _headline(plan: Plan, data: RunData) -> str:
         f"run {plan.run.name}: {parts} tiles, {len(plan.classes)} classes{optimistic}; depth "
         f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.scale}"
     )
-    return "\n".join([what, *data.warnings()])
+    return "\n".join([what, *data.warnings(), *ema_warnings(plan, int(counts["train"]))])
 
 
 def _result(plan: Plan) -> str:

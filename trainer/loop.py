@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.config import Config, seconds
+from trainer.ema import Ema, evaluated, learned
 from trainer.model import set_training
 from trainer.ranks import Ranks
 from trainer.rundir import Json
@@ -65,6 +66,14 @@ class Learner:
     precision: str
     micro_batch: int
     class_weights: Tensor  # (classes,) float32
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    ema: Ema | None = None
+
+    @property
+    def evaluated(self) -> nn.Sequential:
+        """The second half that is evaluated: the averaged one where there is one, else the one that learns."""
+        return self.ema.network if self.ema else self.learning
 
     def logits(self, images: Tensor, learning: nn.Module) -> Tensor:
         """(n, classes) float32 logits of (n, 3, S, S) images; nothing is kept for gradients of the frozen half."""
@@ -74,8 +83,19 @@ class Learner:
             logits: Tensor = learning(features)
             return logits.float()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What training changed, by the names in a checkpoint."""
+        return {**self.learning.state_dict(), **(self.ema.tensors() if self.ema else {})}
+
+    def load(self, tensors: Mapping[str, Tensor], state: Json) -> None:
+        """Goes back to what a checkpoint kept."""
+        self.learning.load_state_dict(learned(tensors))
+        self.evaluated.load_state_dict(evaluated(tensors))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
     def state(self, position: Position) -> Json:
-        """What a checkpoint keeps beside the learned tensors."""
+        """What a checkpoint keeps beside tensors."""
         states = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
         return {**states, "position": asdict(position)}
 
@@ -176,7 +196,8 @@ def take_step(learner: Learner, share: Share, world_size: int) -> Tensor:
     """One optimizer step on this rank's share of a global batch; returns the sum of its tiles' losses.
 
     DistributedDataParallel averages gradients over ranks, so a rank's summed loss is scaled by `world_size` over the
-    weight of the whole batch: the step is along the gradient of the global batch, however that was dealt.
+    weight of the whole batch: the step is along the gradient of the global batch, however that was dealt. It is whole,
+    and the same on every rank, when it is clipped.
     """
     total = torch.zeros((), dtype=torch.float64, device=share.images.device)
     learner.optimizer.zero_grad()
@@ -187,11 +208,21 @@ def take_step(learner: Learner, share: Share, world_size: int) -> Tensor:
         alone = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
         with alone:
             logits = learner.logits(share.images[some], network)
-            loss = F.cross_entropy(logits, share.labels[some], learner.class_weights, reduction="sum")
+            loss = F.cross_entropy(
+                logits,
+                share.labels[some],
+                learner.class_weights,
+                reduction="sum",
+                label_smoothing=learner.label_smoothing,
+            )
             torch.autograd.backward(loss * (world_size / share.weight))
         total += loss.detach()
+    if learner.clip_norm:
+        nn.utils.clip_grad_norm_(learner.learning.parameters(), learner.clip_norm)
     learner.optimizer.step()
     learner.schedule.step()
+    if learner.ema:
+        learner.ema.update(learner.learning)
     return total
 
 
@@ -216,9 +247,10 @@ def evaluate(
     Raises:
         StopRequestedError: where a stop was asked for.
     """
+    network = learner.evaluated
     # Statistics that each worker keeps for itself (norm: local) are rank 0's from here on, as in its checkpoint.
-    ranks.spread(list(learner.learning.buffers()))
-    learner.learning.eval()
+    ranks.spread(list(network.buffers()))
+    network.eval()
     dealt = evaluation_batches(len(tiles), EVALUATION_BATCH, ranks.rank, ranks.world_size)
     mine = [np.arange(batch.start, batch.stop) for batch in dealt]
     rounds = math.ceil(len(tiles) / EVALUATION_BATCH / ranks.world_size)
@@ -228,7 +260,7 @@ def evaluate(
             members, pixels, _ = batch
             with torch.no_grad():
                 images = evaluation_batch(pixels, config.augment)
-                logits[torch.from_numpy(members)] = learner.logits(images, learner.learning).cpu()
+                logits[torch.from_numpy(members)] = learner.logits(images, network).cpu()
         done = min(len(tiles), (turn + 1) * EVALUATION_BATCH * ranks.world_size)
         asked = ranks.first and report({"phase": name, "done": done, "total": len(tiles)})
         if ranks.highest(asked):
@@ -260,7 +292,7 @@ def _end_epoch(learner: Learner, train: TileSet, found: Json, position: Position
         "step": position.step,
         "train/loss": position.loss_sum / weight,
         **found,
-        "lr": learner.optimizer.param_groups[0]["lr"],
+        "lr": learner.optimizer.param_groups[-1]["lr"],  # the head's
         "tiles_per_s": len(train) / position.seconds,
         "seconds": position.seconds,
         "world_size": ranks.world_size,
@@ -287,7 +319,7 @@ def _progress(position: Position, config: Config, tiles: int, bounds: list[tuple
 
 def _save(learner: Learner, position: Position, ranks: Ranks, hooks: Hooks) -> None:
     """Saves, unless a weight is not finite."""
-    bad = [name for name, tensor in learner.learning.state_dict().items() if not tensor.isfinite().all()]
+    bad = [name for name, tensor in learner.tensors().items() if not tensor.isfinite().all()]
     if ranks.highest(len(bad)):
         raise DivergedError(f"not finite: {', '.join(bad[:3])}")
     hooks.save(position)

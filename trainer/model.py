@@ -40,6 +40,13 @@ def cut(model: nn.Sequential, depth: int) -> tuple[nn.Sequential, nn.Sequential]
     return frozen, learning
 
 
+def depth_of(parameter: str) -> int:
+    """The least unfrozen depth at which a parameter learns, by its name: 0 for `fc.weight`, 5 for `bn1.bias`."""
+    module = parameter.partition(".")[0]
+    stage = {"bn1": "conv1", "fc": "avgpool"}.get(module, module)
+    return len(STAGES) - 1 - STAGES.index(stage)
+
+
 def set_training(learning: nn.Module, norm: str) -> None:
     """Puts the learning part in training mode; BatchNorm keeps its statistics where `norm` is frozen."""
     learning.train()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import store_base
-from trainer.config import Config, dump, identity
+from trainer.config import IDENTITY_DEFAULTS, Config, deviations, dump, identity
 from trainer.data import RunData, open_data, write_split
 from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
@@ -32,6 +32,7 @@ CPU_MICRO_BATCH = 32
 GPU_MICRO_BATCH = 256
 RAY_COPIES = "working_dir_files"  # where a node of Ray unpacks the working directories of jobs
 TRUNK_STRIDE = 32  # px of input to a cell of layer4's map
+MOST_OF_START = 0.1  # that may be left in averaged weights without a warning
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,16 @@ class Plan:
     @property
     def identity(self) -> Json:
         """What must agree when the run is resumed, by dotted key."""
-        weights = {"model.weights": self.base_sha256}
-        return {**self.fingerprints, **identity(self.config), **weights, "classes": list(self.classes)}
+        return {**identity(self.config), **self._learned_from}
 
     @property
     def config_hash(self) -> str:
-        """A digest of the identity."""
-        return _digest(self.identity)
+        """A digest of the identity, without options at their defaults: further options leave it as it is."""
+        return _digest({**deviations(self.config), **self._learned_from})
+
+    @property
+    def _learned_from(self) -> Json:
+        return {**self.fingerprints, "model.weights": self.base_sha256, "classes": list(self.classes)}
 
 
 def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple[Plan, RunData, Base]:
@@ -84,7 +88,7 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
         scale = resolve(config.scale, machine)
         norm = _norm(config, scale)
     problems.check()
-    drawn = _digest({**data.fingerprints(), **identity(config), "model.weights": base.sha256})
+    drawn = _digest({**data.fingerprints(), **deviations(config), "model.weights": base.sha256})
     stem = re.sub("[^A-Za-z0-9._-]", "-", data.store.path.name)[:60].lstrip("._-") or "run"
     name = config.run.name or f"{stem}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
     run = RunDir(config.run.storage / name)
@@ -145,11 +149,28 @@ def is_finished(plan: Plan, data: RunData) -> bool:
 
 
 def trainable(plan: Plan) -> tuple[int, int]:
-    """Parameters that learn, and about how many bytes a checkpoint takes (Adam keeps two more numbers for each)."""
+    """Parameters that learn, and about how many bytes a checkpoint takes.
+
+    Adam keeps two more numbers for each, SGD one; an average of the weights has everything twice.
+    """
     _, learning = cut(build(len(plan.classes), 0), plan.config.model.unfrozen_depth)
     parameters = sum(p.numel() for p in learning.parameters())
     buffers = sum(b.numel() for b in learning.buffers())
-    return parameters, 4 * (3 * parameters + buffers)
+    optim = plan.config.optim
+    copies = 2 if optim.ema else 1
+    return parameters, 4 * (copies * (parameters + buffers) + (1 if optim.name == "sgd" else 2) * parameters)
+
+
+def ema_warnings(plan: Plan, tiles: int) -> list[str]:
+    """Says where the average of the weights hardly leaves the starting ones, with `tiles` to train on."""
+    decay, loop = plan.config.optim.ema, plan.config.loop
+    steps = loop.epochs * len(batch_bounds(tiles, loop.batch_size))
+    if (rest := decay**steps) < MOST_OF_START:
+        return []
+    return [
+        f"warning: optim.ema: {decay:g} averages over about {1 / (1 - decay):,.0f} steps, and the run takes {steps:,}: "
+        f"{rest:.0%} of what is evaluated would still be the starting weights; lower it, or train longer"
+    ]
 
 
 def _refuse_lost(storage: Path) -> None:
@@ -225,7 +246,8 @@ def _smallest_part(batch: int, plan: Plan) -> int:
 
 
 def _check_identity(plan: Plan) -> None:
-    known = plan.run.read_identity()["identity"]
+    # What it does not know of was added since, and left at its default.
+    known = {**IDENTITY_DEFAULTS, **plan.run.read_identity()["identity"]}
     mine = json.loads(json.dumps(plan.identity))
     if changed := [key for key in {**known, **mine} if known.get(key) != mine.get(key)]:
         lines = [f"  {key}: was {known.get(key)}, is {mine.get(key)}" for key in changed]

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from trainer.checkpoint import (
     Checkpoint,
@@ -29,15 +28,16 @@ from trainer.checkpoint import (
 )
 from trainer.copier import Copier
 from trainer.data import RunData, open_data
+from trainer.ema import Ema, evaluated
 from trainer.errors import RunError, UsageError
 from trainer.loop import DivergedError, Hooks, Learner, Position, StopRequestedError, evaluate, fit
 from trainer.model import build, cut, set_training
+from trainer.optim import make_optimizer, make_schedule
 from trainer.plan import Plan
 from trainer.predict import predicted_by, write_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import Json, append_json_line, now
 from trainer.scale import unseen_gpus
-from trainer.tiles.order import batch_bounds
 
 T = TypeVar("T")
 Report = Callable[[Json], bool]
@@ -139,38 +139,34 @@ def open_here(plan: Plan) -> RunData:
 
 
 def make_learner(plan: Plan, data: RunData, ranks: Ranks) -> Learner:
-    """The network at its starting weights, cut at the unfrozen depth, with optimizer and schedule."""
+    """The network at its starting weights, cut at the unfrozen depth, with all that makes it learn."""
+    optim = plan.config.optim
     model = build(len(plan.classes), plan.config.run.seed)
     model.load_state_dict(read_base(plan.run, plan.base_sha256), strict=False)
     model.to(ranks.device).to(memory_format=torch.channels_last)
     frozen, learning = cut(model, plan.config.model.unfrozen_depth)
     if plan.norm == "sync":
         learning = nn.SyncBatchNorm.convert_sync_batchnorm(learning)  # type: ignore[no-untyped-call]
+    ema = Ema(learning, optim.ema) if optim.ema else None
     forward = _distributed(learning, ranks)
-    optimizer = torch.optim.Adam(learning.parameters(), lr=plan.config.optim.lr, fused=True)
+    optimizer = make_optimizer(learning, optim)
     learner = Learner(
         frozen,
         learning,
         forward,
         optimizer,
-        make_schedule(plan, optimizer, len(data.tiles("train"))),
+        make_schedule(optimizer, plan.config, len(data.tiles("train"))),
         plan.norm,
         plan.precision,
         plan.micro_batch,
         class_weights(plan, data).to(ranks.device),
+        optim.label_smoothing,
+        optim.clip_norm,
+        ema,
     )
     if ranks.world_size > 1:
         settle(learner, plan, ranks)
     return learner
-
-
-def make_schedule(plan: Plan, optimizer: torch.optim.Optimizer, tiles: int) -> LRScheduler:
-    """The learning rate of each step of the whole run."""
-    config = plan.config
-    if config.optim.schedule == "constant":
-        return LambdaLR(optimizer, lambda _: 1.0)
-    steps = config.loop.epochs * len(batch_bounds(tiles, config.loop.batch_size))
-    return OneCycleLR(optimizer, max_lr=config.optim.lr, total_steps=steps)
 
 
 def class_weights(plan: Plan, data: RunData) -> torch.Tensor:
@@ -233,9 +229,7 @@ def resume(learner: Learner, start: Start) -> Position:
     if start.checkpoint is None:
         return Position()
     tensors, state = read(start.checkpoint)
-    learner.learning.load_state_dict(tensors)
-    learner.optimizer.load_state_dict(state["optimizer"])
-    learner.schedule.load_state_dict(state["schedule"])
+    learner.load(tensors, state)
     return Position(**state["position"])
 
 
@@ -286,7 +280,7 @@ def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Pos
         "world_size": ranks.world_size,
         "micro_batch": plan.micro_batch,
     }
-    commit(plan.run, position.step, attempt, learner.learning.state_dict(), learner.state(position), facts)
+    commit(plan.run, position.step, attempt, learner.tensors(), learner.state(position), facts)
     write_history(plan.run, position.history, plan.config.loop.best_metric)
     prune(plan.run, plan.config.loop.keep)
 
@@ -294,7 +288,7 @@ def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Pos
 def predict(plan: Plan, data: RunData, learner: Learner, position: Position, ranks: Ranks, hooks: Hooks) -> None:
     """Writes the best checkpoint's predictions for every part that has none of it yet."""
     best = on_first(ranks, lambda: best_good(plan.run, position.history, plan.config.loop.best_metric))
-    learner.learning.load_state_dict(read(best)[0])
+    learner.evaluated.load_state_dict(evaluated(read(best)[0]))
     for part in data.evaluated():
         if on_first(ranks, partial(predicted_by, plan.run.predictions_file(part))) == best.path.name:
             continue

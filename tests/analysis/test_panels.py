@@ -6,10 +6,11 @@ from analysis.collect import Predictions, collect
 from analysis.panels import RANDOM, RIGHT, WRONG, choose, make_panels
 from analysis.scores import softmax
 from tests.analysis.made_runs import write_model, write_store
-from trainer.checkpoint import load_best_model
+from trainer.checkpoint import MANIFEST, commit, listed, load_best_model, read
 from trainer.config import AugmentSection
+from trainer.ema import PREFIX
 from trainer.errors import UsageError
-from trainer.rundir import RunDir
+from trainer.rundir import RunDir, read_json, write_json
 
 AUGMENT = AugmentSection(input_size=64)
 
@@ -65,6 +66,24 @@ def test_panels_hold_the_tiles_they_name(run: RunDir) -> None:
             assert (case.predicted == case.true) == (case.choice == RIGHT) or case.choice == RANDOM
             np.testing.assert_array_equal(case.tile, tiles[int(case.path.split("/")[1].removesuffix(".png"))])
             assert case.class_map.max() <= panel.highest
+
+
+def test_maps_are_of_the_averaged_weights(run: RunDir) -> None:
+    """The same head, once learned and once as the average beside another that learned, gives the same maps."""
+    write_model(run, 3)
+    [found] = collect([run.path])
+    plain = make_panels(found, found.predictions[0], load_best_model(run), AUGMENT)
+    [checkpoint] = listed(run)
+    head = read(checkpoint)[0]
+    average = {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
+    facts = {"base_sha256": read_json(checkpoint.path / MANIFEST)["base_sha256"]}
+    newer = commit(run, 40, 1, {**{name: -tensor for name, tensor in head.items()}, **average}, {}, facts)
+    write_json(run.best_file, {**read_json(run.best_file), "checkpoint": newer.path.name})
+    averaged = make_panels(found, found.predictions[0], load_best_model(run), AUGMENT)
+    for panel, same in zip(plain.classes, averaged.classes, strict=True):
+        for case, its in zip(panel.cases, same.cases, strict=True):
+            np.testing.assert_array_equal(case.class_map, its.class_map)
+    assert max(panel.highest for panel in plain.classes) > 0
 
 
 def test_another_store_in_the_old_place_is_refused(run: RunDir) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trainer import checkpoint as ck
 from trainer.errors import RunError
 from trainer.rundir import RunDir
+from trainer.weights import load_base
 
 
 @pytest.fixture
@@ -36,6 +37,19 @@ def test_what_was_committed_is_read_back(run: RunDir) -> None:
     assert state == {"position": {"step": 3}}
     assert ck.newest_good(run) == (saved, [])
     assert [path.name for path in run.checkpoints_dir.iterdir()] == ["step-00000003-a0001"]
+
+
+def test_a_model_is_the_average_of_the_weights_where_there_is_one(run: RunDir) -> None:
+    base = load_base("random", seed=1)
+    ck.store_base(run, base.sha256, base.data)
+    facts, head = {"base_sha256": base.sha256}, {"fc.weight": torch.ones(3, 2048), "fc.bias": torch.zeros(3)}
+    without = ck.commit(run, 1, 1, head, {}, facts)
+    assert torch.equal(ck.load_model(run, without).fc.weight, torch.ones(3, 2048))
+    average = {f"ema.{name}": tensor + 1 for name, tensor in head.items()}
+    with_it = ck.commit(run, 2, 1, {**head, **average}, {}, facts)
+    model = ck.load_model(run, with_it)
+    assert torch.equal(model.fc.weight, torch.full((3, 2048), 2.0))
+    assert torch.equal(model.fc.bias, torch.ones(3))
 
 
 def flip_a_bit(folder: Path) -> None:

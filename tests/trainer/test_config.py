@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
-from trainer.config import Config, add_flags, dump, flatten, load_config
+from trainer.config import IDENTITY_DEFAULTS, Config, add_flags, deviations, dump, flatten, load_config
 from trainer.errors import UsageError
 
 
@@ -99,6 +99,25 @@ def test_bad_files_are_refused(tmp_path: Path, text: str | None, words: str) -> 
             "scale.workers: should be 'auto' or a whole number or MIN:MAX with 1 <= MIN <= MAX",
         ),
         (["--loop.checkpoint_every", "5x"], "should be 'epoch' or a whole number or a time such as 10min, 90s or 2h"),
+        (["--optim.momentum", "0.8"], "optim.momentum, optim.name: only sgd has it (given: 0.8 and adam)"),
+        (
+            ["--optim.name", "sgd", "--optim.momentum", "0.8", "--optim.schedule", "onecycle"],
+            "optim.momentum, optim.schedule: onecycle moves the momentum itself; leave it at null",
+        ),
+        (
+            ["--optim.warmup_epochs", "1", "--optim.schedule", "onecycle"],
+            "optim.warmup_epochs, optim.schedule: onecycle has a warm-up of its own; leave this one at 0",
+        ),
+        (
+            ["--optim.warmup_epochs", "3"],
+            "optim.warmup_epochs, loop.epochs: the warm-up must end before the run does (given: 3 and 3)",
+        ),
+        (["--optim.layer_decay", "0"], "optim.layer_decay: should be greater than 0 (given: '0')"),
+        (["--optim.layer_decay", "1.1"], "optim.layer_decay: should be less than or equal to 1 (given: '1.1')"),
+        (["--optim.ema", "1"], "optim.ema: should be less than 1 (given: '1')"),
+        (["--optim.clip_norm", "-1"], "optim.clip_norm: should be greater than or equal to 0 (given: '-1')"),
+        (["--augment.hue", "0.6"], "augment.hue: should be less than or equal to 0.5 (given: '0.6')"),
+        (["--augment.rot90", "often"], "augment.rot90: should be true or false (given: 'often')"),
         (["--scale", "3"], "scale: is a section; give its options, e.g. --scale.workers"),
         (["--optim", "{}"], "optim: is a section; give its options, e.g. --optim.name"),
     ],
@@ -130,6 +149,12 @@ def test_options_of_several_values_say_how_they_are_given_as_flags(
         with pytest.raises(UsageError) as error:
             load_config(file, flags)
         assert f"as a flag: {form}" in error.value.args[0]
+
+
+def test_names_derived_from_options_do_not_change_when_there_are_more_of_them(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "data: {tiles: s}\noptim: {lr: 3e-4, ema: 0.0}\nrun: {seed: 0}\n"))
+    assert deviations(config) == {"optim.lr": 3e-4}
+    assert IDENTITY_DEFAULTS["optim.lr"] == 1e-4
 
 
 def test_null_is_null_on_the_command_line(tmp_path: Path) -> None:
@@ -180,6 +205,6 @@ def test_every_option_is_read_somewhere(tmp_path: Path) -> None:
     trees = [ast.parse(file.read_text()) for file in sources]
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     config = load_config(write(tmp_path, "data: {tiles: store}\n"))
-    # The names of the only architecture and the only optimizer are read by people.
+    # The name of the only architecture is read by people.
     options = {key.split(".")[1] for key in flatten(config.model_dump())} - {"arch"}
     assert options <= read, options - read

@@ -20,7 +20,7 @@ from tests.processes import train_killed_at
 from trainer.__main__ import main
 from trainer.checkpoint import listed
 from trainer.config import load_config
-from trainer.plan import make_plan, write_run
+from trainer.plan import make_plan, trainable, write_run
 from trainer.rundir import RunDir
 from trainer.scale import this_machine
 
@@ -199,6 +199,33 @@ def test_the_headline_warns_of_training_tiles_in_an_external_set(
         assert "warning: these are the same" in capsys.readouterr().out
 
 
+def test_the_headline_warns_of_an_average_that_is_longer_than_the_run(
+    stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", {}))
+    assert main(["train", config, "--dry-run", "--optim.ema", "0.99"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"averages over about 100 steps, and the run takes 12: {0.99**12:.0%} of what is evaluated" in said
+    for flags in (["--optim.ema", "0.5"], []):
+        assert main(["train", config, "--dry-run", *flags]) == 0
+        assert "optim.ema: 0." not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "copies"), [([], 3), (["--optim.name", "sgd"], 2), (["--optim.ema", "0.5"], 4)])
+def test_what_a_checkpoint_takes_is_known_beforehand(
+    stores: tuple[Path, Path], tmp_path: Path, flags: list[str], copies: int
+) -> None:
+    """Against a real one's files, to 10 %."""
+    options: dict[str, object] = {"loop.epochs": 1, "loop.batch_size": 30}
+    config = str(write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", options))
+    plan, _, _ = make_plan(load_config(Path(config), flags), this_machine())
+    assert trainable(plan) == (2048 * 9 + 9, copies * 4 * (2048 * 9 + 9))
+    assert main(["train", config, "--debug", *flags]) == 0
+    (checkpoint,) = listed(RunDir(tmp_path / "runs" / "small"))
+    taken = sum(file.stat().st_size for file in checkpoint.path.iterdir())
+    assert taken == pytest.approx(trainable(plan)[1], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "flags", "words"),
     [
@@ -221,6 +248,9 @@ def test_the_headline_warns_of_training_tiles_in_an_external_set(
         ({"run.name": "../escape"}, [], ["run.name"]),
         ({}, ["optim.lr=3", "-loop.epochs", "9"], ["optim.lr", "loop.epochs"]),
         ({}, ["--optim.lr", "inf"], ["optim.lr", "finite"]),
+        ({}, ["--optim.warmup_epochs", "2"], ["optim.warmup_epochs, loop.epochs", "must end", "2 and 2"]),
+        ({"optim.schedule": "onecycle"}, ["--optim.warmup_epochs", "1"], ["warm-up of its own"]),
+        ({}, ["--optim.momentum", "0.9"], ["optim.momentum, optim.name", "only sgd"]),
         ({}, ["--scale.cpus_per_worker", "4000"], ["scale.cpus_per_worker", "2 workers of 4000 cores need 8000"]),
         (
             {"data.tiles": "no/such/store", "data.class_names": "no/such/names.yaml", "model.weights": "imagenet1k_v1"},

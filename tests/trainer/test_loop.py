@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.processes import on_ranks
 from trainer.config import AugmentSection, Config
+from trainer.ema import Ema
 from trainer.loop import (
     DivergedError,
     Hooks,
@@ -58,13 +59,23 @@ def make_tiles(count: int) -> TileSet:
 
 
 def make_learner(
-    model: nn.Sequential, depth: int, ranks: Ranks, class_weights: torch.Tensor, *, micro_batch: int = 64
+    model: nn.Sequential,
+    depth: int,
+    ranks: Ranks,
+    class_weights: torch.Tensor,
+    *,
+    micro_batch: int = 64,
+    label_smoothing: float = 0.0,
+    clip_norm: float = 0.0,
+    ema: float = 0.0,
 ) -> Learner:
     frozen, learning = cut(model, depth)
+    average = Ema(learning, ema) if ema else None
     forward = DistributedDataParallel(learning) if ranks.world_size > 1 else learning
     optimizer = torch.optim.SGD(learning.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    return Learner(frozen, learning, forward, optimizer, schedule, "frozen", "fp32", micro_batch, class_weights)
+    arguments = ("frozen", "fp32", micro_batch, class_weights, label_smoothing, clip_norm, average)
+    return Learner(frozen, learning, forward, optimizer, schedule, *arguments)
 
 
 def make_small() -> nn.Sequential:
@@ -80,10 +91,12 @@ def no_report(_: Any) -> bool:
     return False
 
 
-def gradients(ranks: Ranks, depth: int, class_weights: torch.Tensor) -> list[tuple[float, list[torch.Tensor]]]:
+def gradients(
+    ranks: Ranks, depth: int, class_weights: torch.Tensor, **recipe: Any
+) -> list[tuple[float, list[torch.Tensor]]]:
     """Loss and gradients of each step of an epoch of 17 tiles by 7: batches of 7, 5 and 5."""
     config, tiles = make_config(), make_tiles(17)
-    learner = make_learner(build(CLASSES, 1), depth, ranks, class_weights)
+    learner = make_learner(build(CLASSES, 1), depth, ranks, class_weights, **recipe)
     bounds = batch_bounds(len(tiles), config.loop.batch_size)
     order = epoch_order(len(tiles), config.run.seed, 0)
     set_training(learner.learning, "frozen")
@@ -96,7 +109,9 @@ def gradients(ranks: Ranks, depth: int, class_weights: torch.Tensor) -> list[tup
 
 def all_gradients(ranks: Ranks) -> list[list[tuple[float, list[torch.Tensor]]]]:
     cases = [(0, WEIGHTS), (1, torch.ones(CLASSES)), (5, WEIGHTS)]
-    return [gradients(ranks, depth, weights) for depth, weights in cases]
+    recipe = {"label_smoothing": 0.2, "clip_norm": 0.5, "ema": 0.5, "micro_batch": 2}
+    plain = [gradients(ranks, depth, weights) for depth, weights in cases]
+    return [*plain, gradients(ranks, 1, WEIGHTS, **recipe)]
 
 
 def all_evaluations(ranks: Ranks) -> list[np.ndarray]:
@@ -144,6 +159,43 @@ def test_a_step_is_the_gradient_of_the_weighted_mean_loss() -> None:
     assert torch.allclose(learner.learning.fc.weight, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip_norm", [0.05, 1e3])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("micro_batch", [4, 64])
+def test_a_step_smooths_labels_and_clips_the_gradient_of_the_whole_batch(
+    clip_norm: float, label_smoothing: float, micro_batch: int
+) -> None:
+    """torch's own mean cross-entropy, and the gradient cut to its norm by hand, whatever it is accumulated from."""
+    config, tiles = make_config(batch_size=17), make_tiles(17)
+    options = {"label_smoothing": label_smoothing, "clip_norm": clip_norm, "ema": 0.75}
+    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS, micro_batch=micro_batch, **options)
+    reference = make_small()
+    (share,) = shares(learner, tiles, [epoch_order(17, 0, 0)], config, 0, Ranks())
+    set_training(learner.learning, "frozen")
+    total = take_step(learner, share, 1)
+    loss = F.cross_entropy(reference.eval()(share.images), share.labels, WEIGHTS, label_smoothing=label_smoothing)
+    loss.backward()
+    assert float(total) / share.weight == pytest.approx(float(loss.detach()))
+    norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in reference.parameters()))
+    assert (norm > clip_norm) == (clip_norm == 0.05), "one is clipped, the other is not"
+    scale = min(1.0, clip_norm / float(norm))
+    pairs = zip(learner.learning.parameters(), learner.evaluated.parameters(), reference.parameters(), strict=True)
+    for ours, averaged, theirs in pairs:
+        expected = theirs - 0.01 * scale * theirs.grad
+        assert torch.allclose(ours, expected, atol=1e-7, rtol=1e-4)
+        assert torch.allclose(averaged, 0.75 * theirs + 0.25 * expected, atol=1e-7, rtol=1e-4)
+
+
+def test_what_is_evaluated_is_the_average_where_there_is_one() -> None:
+    learner, tiles = make_learner(make_small(), 5, Ranks(), WEIGHTS, ema=0.5), make_tiles(30)
+    average = learner.evaluated
+    assert average is not learner.learning
+    with torch.no_grad():
+        learner.learning.get_parameter("fc.weight").zero_()
+        expected = make_small().eval()(evaluation_batch(torch.from_numpy(tiles.tiles), AugmentSection(input_size=32)))
+    assert np.allclose(evaluate(learner, tiles, "val", make_config(), Ranks(), no_report), expected, atol=1e-6)
+
+
 def test_evaluation_sees_every_tile_once_as_the_network_alone_would() -> None:
     learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
     tiles = make_tiles(101)
@@ -168,6 +220,16 @@ def test_scores_are_scikit_learns() -> None:
         assert found["val/loss"] == pytest.approx(
             log_loss(labels, softmax(logits, axis=1), labels=range(CLASSES)), rel=1e-5
         )
+
+
+def test_the_validation_loss_is_not_smoothed() -> None:
+    """train/loss is what is minimised; val/loss is the cross-entropy that runs are compared by."""
+    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS, label_smoothing=0.5)
+    config, position, val = make_config(batch_size=40), Position(), make_tiles(9)
+    fit(learner, make_tiles(40), val, config, position, Ranks(), Hooks(no_report, lambda _: None, 1))
+    logits = evaluate(learner, val, "val", config, Ranks(), no_report)
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    assert position.history[0]["val/loss"] == pytest.approx(log_loss(val.labels, probabilities, labels=range(CLASSES)))
 
 
 def run_epoch(config: Config, position: Position, report: Any = no_report) -> tuple[Learner, list[Position]]:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from trainer.model import build, cut, resolve_norm, set_training
+from trainer.model import build, cut, depth_of, resolve_norm, set_training
 
 STAGES = {0: {"fc"}, 1: {"layer4"}, 2: {"layer3"}, 3: {"layer2"}, 4: {"layer1"}, 5: {"conv1", "bn1"}}
 
@@ -38,6 +38,13 @@ def test_depth_says_what_learns(depth: int) -> None:
     images = torch.randn(2, 3, 32, 32)
     model.eval()
     assert torch.equal(learning(frozen(images)), model(images))
+
+
+def test_a_parameter_learns_from_its_depth_on() -> None:
+    names = [name for name, _ in build(3, 0).named_parameters()]
+    for depth in range(6):
+        learning = [name for name, _ in cut(build(3, 0), depth)[1].named_parameters()]
+        assert [name for name in names if depth_of(name) <= depth] == learning
 
 
 @pytest.mark.parametrize("depth", range(6))

@@ -15,9 +15,11 @@ import torch
 
 from tests.conftest import MakeConfig
 from tests.processes import train_killed_at
-from trainer.checkpoint import listed, load_best_model, quarantine
+from trainer.checkpoint import listed, load_best_model, quarantine, read
 from trainer.config import Config
 from trainer.data import open_data
+from trainer.errors import UsageError
+from trainer.loop import scores
 from trainer.plan import Plan, make_plan, write_run
 from trainer.ranks import Ranks
 from trainer.rundir import RunDir
@@ -26,6 +28,21 @@ from trainer.tiles.augment import evaluation_batch
 from trainer.worker import work
 
 STEPS = 12
+ONECYCLE: dict[str, object] = {"optim.schedule": "onecycle"}
+RECIPE: dict[str, object] = {
+    "optim.name": "adamw",
+    "optim.weight_decay": 0.05,
+    "optim.layer_decay": 0.7,
+    "optim.schedule": "cosine",
+    "optim.warmup_epochs": 0.5,
+    "optim.clip_norm": 0.5,
+    "optim.label_smoothing": 0.1,
+    "optim.class_weights": "balanced",
+    "optim.ema": 0.8,
+    "augment.rot90": True,
+    "augment.hue": 0.05,
+    "augment.stain": 0.1,
+}
 
 
 def start(config: Config) -> Plan:
@@ -40,14 +57,21 @@ def final_weights(run: RunDir) -> str:
     return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_killed_at_random_steps_it_ends_bit_identical(make_config: MakeConfig, workers: int) -> None:
-    """Learning BatchNorm (depth 1), a schedule, checkpoints in mid-epoch; every process killed at a random step."""
+@pytest.mark.parametrize(
+    ("workers", "recipe"), [(1, RECIPE), (2, ONECYCLE), (3, RECIPE)], ids=["1-recipe", "2-onecycle", "3-recipe"]
+)
+def test_killed_at_random_steps_it_ends_bit_identical(
+    make_config: MakeConfig, workers: int, recipe: dict[str, object]
+) -> None:
+    """Learning BatchNorm (depth 1), a schedule, checkpoints in mid-epoch; every process killed at a random step.
+
+    What is compared holds the average of the weights too, where there is one.
+    """
     options = {
         "model.unfrozen_depth": 1,
-        "optim.schedule": "onecycle",
+        **recipe,
         "scale.workers": workers,
-        "loop.checkpoint_every": 2,
+        "loop.checkpoint_every": 3,
         "loop.micro_batch": 4,  # each step is accumulated
     }
     undisturbed = start(make_config(**options, **{"run.name": "undisturbed"}))
@@ -141,15 +165,54 @@ def test_a_diverging_run_fails_and_names_the_remedy(make_config: MakeConfig) -> 
     assert not listed(plan.run)
 
 
-def test_other_numbers_of_workers_end_within_rounding(make_config: MakeConfig) -> None:
+@pytest.mark.parametrize(("recipe", "workers"), [({}, (1, 2)), (RECIPE, (1, 2, 3))], ids=["plain", "recipe"])
+def test_other_numbers_of_workers_end_within_rounding(
+    make_config: MakeConfig, recipe: dict[str, object], workers: tuple[int, ...]
+) -> None:
     """Frozen BatchNorm: the same tiles, the same draws, results equal to 1e-5 of their size."""
     ends = []
-    for workers in (1, 2):
-        options = {"model.norm": "frozen", "scale.workers": workers, "run.name": f"w{workers}", "loop.epochs": 1}
-        plan = start(make_config(**options))
+    for count in workers:
+        options = {"model.norm": "frozen", "scale.workers": count, "run.name": f"w{count}", "loop.epochs": 1}
+        plan = start(make_config(**options, **recipe))
         assert train_killed_at(replace(plan, micro_batch=4), None).status == "done"
-        ends.append(load_best_model(plan.run).fc.weight.detach())
-    assert torch.allclose(ends[0], ends[1], atol=1e-5 * float(ends[0].abs().max()))
+        ends.append(read(listed(plan.run)[0])[0])
+    for end in ends[1:]:
+        for name, tensor in end.items():
+            assert torch.allclose(tensor, ends[0][name], atol=1e-5 * float(ends[0][name].abs().max())), name
+
+
+def test_with_an_average_of_the_weights_all_that_is_evaluated_is_its(make_config: MakeConfig) -> None:
+    plan = start(make_config(**{"scale.workers": 1, "optim.ema": 0.5, "optim.lr": 0.01}))
+    assert work(plan, Ranks(), lambda _: False).status == "done"
+    best = json.loads(plan.run.best_file.read_text())
+    (checkpoint,) = [c for c in listed(plan.run) if c.path.name == best["checkpoint"]]
+    tensors, model = read(checkpoint)[0], load_best_model(plan.run)
+    assert torch.equal(model.fc.weight, tensors["ema.fc.weight"])
+    assert not torch.equal(model.fc.weight, tensors["fc.weight"])
+    val = open_data(plan.config, plan.run.split_file).tiles("val")
+    logits = np.stack(pq.read_table(plan.run.predictions_file("val")).to_pandas()["logits"])
+    with torch.no_grad():
+        expected = model(evaluation_batch(torch.from_numpy(val.tiles[val.rows]), plan.config.augment)).numpy()
+    assert np.allclose(logits, expected, atol=1e-5)
+    history = {record["epoch"]: record for record in plan.run.read_metrics()}
+    found = scores(logits, val.labels)
+    assert {name: history[best["epoch"]][name] for name in found} == pytest.approx(found)
+    assert best["value"] == found["val/balanced_accuracy"]
+
+
+def test_a_run_from_before_there_was_an_option_goes_on_with_its_default(make_config: MakeConfig) -> None:
+    """A run that was begun and stopped knows nothing of options that were added since."""
+    plan = start(make_config(**{"scale.workers": 1, "loop.epochs": 3}))
+    assert work(plan, Ranks(), lambda message: message.get("epoch", 0) > 1).status == "stopped"
+    description = plan.run.read_identity()
+    for key in RECIPE.keys() - {"optim.name", "optim.schedule", "optim.class_weights"}:
+        del description["identity"][key]
+    plan.run.identity_file.write_text(json.dumps(description))
+    with pytest.raises(UsageError, match=r"another run:\n  optim.ema: was 0.0, is 0.9\n"):
+        start(make_config(**{"scale.workers": 1, "loop.epochs": 3, "optim.ema": 0.9}))
+    again = start(make_config(**{"scale.workers": 1, "loop.epochs": 3}))
+    assert work(again, Ranks(), lambda _: False).status == "done"
+    assert [record["epoch"] for record in plan.run.read_metrics()] == [1, 2, 3]
 
 
 def test_an_attempt_that_lost_its_run_writes_nothing(trained: Plan) -> None:

@@ -3,7 +3,8 @@
 Crop, resize and flips are one separable resampling: a tile's output is `rows @ tile @ columns`, where the two small
 matrices hold the weights of an antialiased triangle filter over the crop alone. That is what torchvision's
 `resized_crop(antialias=True)` computes on floating-point images, for any crop of any source size; here every tile of
-a batch has its own. Colour jitter is three clamped passes in each tile's own order, as torchvision's `ColorJitter`.
+a batch has its own. A quarter turn is flips of those matrices and an exchange of rows and columns. What happens to
+colours is in `colour.py`.
 
 Random numbers belong to the tile (`seed`, `epoch`, its row in the store), not to the batch, the worker or the device.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import AugmentSection
+from trainer.tiles.colour import jitter_colour, jitter_stain
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -27,9 +29,12 @@ STD = (0.229, 0.224, 0.225)
 BLOCK = 256
 DRAWS = 32
 """Numbers drawn for each tile: some to spare, so that one more augmentation leaves the others' draws as they are."""
+STAIN_DRAWS = 6
 CROP_TRIES = 10
 ORDERS = np.array(list(permutations(range(3))))
-CONTRAST, SATURATION = 1, 2  # brightness is 0
+TURNS = np.array([[False, False], [False, True], [True, True], [True, False]])
+"""Flips (up-down, left-right) that make a quarter turn of a transposition, and a half turn by themselves, by the number
+of quarter turns."""
 # Larger sub-batches fall out of a CPU's cache.
 CPU_SUBBATCH = 4
 
@@ -42,6 +47,10 @@ class Draws:
     flip: NDArray[np.bool_]  # (N, 2): up-down, left-right
     jitter: NDArray[np.float32]  # (N, 3): factors of brightness, contrast, saturation
     order: NDArray[np.int64]  # (N, 3): which jitter comes first, second, third
+    quarters: NDArray[np.int64]  # (N,): quarter turns, counter-clockwise
+    hue: NDArray[np.float32]  # (N,): shift, as a share of the colour circle
+    hue_turn: NDArray[np.int64]  # (N,): how many jitters come before it
+    stain: NDArray[np.float32]  # (N, 2, 3): relative and absolute shifts of three stains
 
 
 def draw(rows: NDArray[np.int64], seed: int, epoch: int, tile_size: tuple[int, int], augment: AugmentSection) -> Draws:
@@ -50,7 +59,7 @@ def draw(rows: NDArray[np.int64], seed: int, epoch: int, tile_size: tuple[int, i
     The crop follows torchvision's `RandomResizedCrop`: ten tries of a random area and log-uniform aspect ratio, then
     the largest central crop of an allowed ratio.
     """
-    uniform = _uniform(rows, seed, epoch)
+    uniform = _uniform(rows, DRAWS, seed, epoch)
     tries, rest = uniform[:, : 2 * CROP_TRIES], uniform[:, 2 * CROP_TRIES :]
     spread = np.array([augment.brightness, augment.contrast, augment.saturation])
     return Draws(
@@ -58,14 +67,26 @@ def draw(rows: NDArray[np.int64], seed: int, epoch: int, tile_size: tuple[int, i
         flip=rest[:, 2:4] < (augment.vflip, augment.hflip),
         jitter=(1 + spread * (2 * rest[:, 4:7] - 1)).astype(np.float32),
         order=ORDERS[(rest[:, 7] * len(ORDERS)).astype(np.int64)],
+        quarters=(4 * rest[:, 8]).astype(np.int64) * augment.rot90,
+        hue=(augment.hue * (2 * rest[:, 9] - 1)).astype(np.float32),
+        hue_turn=(4 * rest[:, 10]).astype(np.int64),
+        stain=_stain(rows, seed, epoch, augment.stain),
     )
 
 
-def _uniform(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.float64]:
-    """(N, DRAWS) numbers from [0, 1), drawn for whole blocks of rows."""
+def _uniform(rows: NDArray[np.int64], draws: int, seed: int, epoch: int, *stream: int) -> NDArray[np.float64]:
+    """(N, draws) numbers from [0, 1), drawn for whole blocks of rows; another `stream` has others."""
     blocks, where = np.unique(rows // BLOCK, return_inverse=True)
-    drawn = np.stack([np.random.default_rng([seed, epoch, int(b)]).random((BLOCK, DRAWS)) for b in blocks])
-    return np.asarray(drawn[where, rows % BLOCK])
+    drawn = [np.random.default_rng([seed, epoch, int(b), *stream]).random((BLOCK, draws)) for b in blocks]
+    return np.asarray(np.stack(drawn)[where, rows % BLOCK])
+
+
+def _stain(rows: NDArray[np.int64], seed: int, epoch: int, spread: float) -> NDArray[np.float32]:
+    """Shifts of stains, from a stream of their own: there was no more to spare in the first."""
+    if spread == 0:
+        return np.zeros((len(rows), 2, 3), np.float32)
+    uniform = _uniform(rows, STAIN_DRAWS, seed, epoch, 1)
+    return (spread * (2 * uniform - 1)).astype(np.float32).reshape(-1, 2, 3)
 
 
 def _crop(
@@ -103,15 +124,22 @@ def _central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, 
 
 def training_batch(tiles: Tensor, draws: Draws, augment: AugmentSection) -> Tensor:
     """Augments (N, H, W, 3) uint8 tiles as drawn: (N, 3, S, S) float32, normalised, on the tiles' device."""
-    box, flip, jitter, order = (
-        torch.from_numpy(array).to(tiles.device) for array in (draws.box, draws.flip, draws.jitter, draws.order)
+    flips, lies = draws.flip ^ TURNS[draws.quarters], draws.quarters % 2 == 1
+    box, flip, lying, jitter, order, stain = (
+        torch.from_numpy(array).to(tiles.device)
+        for array in (draws.box, flips, lies, draws.jitter, draws.order, draws.stain)
     )
     out = []
     for part in _subbatches(tiles):
         rows = _filter(box[part, 0], box[part, 2], tiles.shape[1], augment.input_size, flip[part, 0])
         columns = _filter(box[part, 1], box[part, 3], tiles.shape[2], augment.input_size, flip[part, 1])
         image = _resample(tiles[part], rows, columns)
-        out.append(_normalise(_colour_jitter(image, jitter[part], order[part])))
+        if augment.rot90:
+            image = torch.where(lying[part, None, None, None], image.transpose(2, 3), image)
+        if augment.stain:
+            image = jitter_stain(image, stain[part])
+        image = jitter_colour(image, jitter[part], order[part], draws.hue[part], draws.hue_turn[part])
+        out.append(_normalise(image))
     return torch.cat(out)
 
 
@@ -171,22 +199,6 @@ def _resample(tiles: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, S, S) float32 in [0, 1]."""
     image = tiles.permute(0, 3, 1, 2).to(torch.float32) / 255
     return rows.unsqueeze(1) @ image @ columns.unsqueeze(1).transpose(2, 3)
-
-
-def _colour_jitter(image: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast and saturation by each tile's factors (N, 3), in its own order (N, 3).
-
-    Each pass blends with black, with the tile's mean grey or with its grey image, and clamps: passes cannot be folded
-    into one matrix, since the clamps between them matter.
-    """
-    for turn in range(order.shape[1]):
-        kind = order[:, turn, None, None, None]
-        factor = factors.gather(1, order[:, turn, None])[:, :, None, None]
-        grey = 0.2989 * image[:, 0:1] + 0.587 * image[:, 1:2] + 0.114 * image[:, 2:3]
-        mean = grey.mean(dim=(2, 3), keepdim=True)
-        other = torch.where(kind == SATURATION, grey, torch.where(kind == CONTRAST, mean, torch.zeros_like(mean)))
-        image = (factor * image + (1 - factor) * other).clamp(0, 1)
-    return image
 
 
 def _normalise(image: Tensor) -> Tensor:
