@@ -39,6 +39,7 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--nodes", metavar="local:N", help="try out on N pretended nodes of this machine")
     parser.add_argument("--shared", type=Path, default=Path(".tissuegrid"), help="a folder that all nodes see")
     parser.add_argument("--join-s", type=float, default=180.0, help="seconds in which every node must have joined")
+    parser.add_argument("--code-file", type=Path, help="write the command's exit code here, on the first node")
     parser.add_argument("argv", nargs="+", metavar="-- CMD", help="the command, run on the first node")
     parser.set_defaults(command=run)
 
@@ -80,11 +81,11 @@ def run(given: argparse.Namespace) -> int:
     from cluster.local import run_local
 
     if given.nodes is not None:
-        return run_local(given.nodes, lambda one: launch(one, given.shared, given.argv, given.join_s))
+        return run_local(given.nodes, lambda one: launch(one, given.shared, given.argv, given.join_s, given.code_file))
     allocation = from_slurm(os.environ)
     if allocation is None:
         raise AllocationError("there is no Slurm allocation here; use sbatch or srun, or try out with --nodes local:2")
-    return launch(allocation, given.shared, given.argv, given.join_s)
+    return launch(allocation, given.shared, given.argv, given.join_s, given.code_file)
 
 
 def doctor(given: argparse.Namespace) -> int:

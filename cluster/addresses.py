@@ -6,7 +6,11 @@ import socket
 
 
 def address_towards(peer: str) -> str:
-    """This node's address in the network over which it reaches `peer` (an address; nothing is sent)."""
+    """This node's address in the network over which it reaches `peer` (an IPv4 address; nothing is sent).
+
+    Raises:
+        OSError: where there is no way to it.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((peer, 9))
         return str(probe.getsockname()[0])

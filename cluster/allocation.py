@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 NO_DEVICES = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES by which no GPU was granted."""
+LOOPBACK = "127.0.0.1"
 ONE_A_NODE = "srun --ntasks-per-node=1 python -m cluster ..."
 
 
@@ -26,8 +27,8 @@ class Allocation:
     """The job's name, which it keeps when it is requeued."""
     step: str
     """Which of the job's steps this is."""
-    restarts: int | None
-    """How often the job has been requeued; None where nothing would requeue it."""
+    restarts: int
+    """How often the job has been requeued."""
     rank: int
     """This node's number; node 0 is the head."""
     nodes: int
@@ -38,16 +39,18 @@ class Allocation:
     """Bytes; None where the scheduler does not limit memory."""
     peer: str
     """An address in the network that connects the nodes."""
+    pretended: bool = False
+    """Whether no scheduler has given it, and none would requeue it."""
 
     @property
     def start(self) -> str:
         """Names this start of the job: no other start, step or job has the same, on no node."""
-        return f"{self.job}-{self.step}-{self.restarts or 0}"
+        return f"{self.job}-{self.step}-{self.restarts}"
 
     @property
     def earlier_starts(self) -> list[str]:
         """The names of those before the last requeue."""
-        return [replace(self, restarts=number).start for number in range(self.restarts or 0)]
+        return [replace(self, restarts=number).start for number in range(self.restarts)]
 
     @property
     def number(self) -> str:
@@ -97,14 +100,15 @@ def _task(environment: Mapping[str, str]) -> Allocation:
 def local(job: str, rank: int, nodes: int) -> Allocation:
     """One of several pretended nodes on this machine, each with an equal share of its cores and no GPU."""
     cores = len(os.sched_getaffinity(0))
-    return Allocation(job, "0", None, rank, nodes, f"local{rank}", max(1, cores // nodes), 0, None, "127.0.0.1")
+    share = max(1, cores // nodes)
+    return Allocation(job, "0", 0, rank, nodes, f"local{rank}", share, 0, None, LOOPBACK, pretended=True)
 
 
 def this_machine() -> Allocation:
     """The machine itself, where no scheduler has given anything."""
     job, cores = f"here-{secrets.token_hex(3)}", len(os.sched_getaffinity(0))
     node, gpus = socket.gethostname(), visible_gpus(os.environ) or 0
-    return Allocation(job, "0", None, 0, 1, node, cores, gpus, None, "127.0.0.1")
+    return Allocation(job, "0", 0, 0, 1, node, cores, gpus, None, LOOPBACK, pretended=True)
 
 
 def node_names(environment: Mapping[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ class EarlyStops:
 
     def __init__(self, shared: Path, allocation: Allocation):
         self._file = shared / f"{allocation.job}{SUFFIX}"
-        self._counts = allocation.restarts is not None
+        self._counts = not allocation.pretended
 
     def too_many(self) -> bool:
         """Notes one more; whether it is time to give up, since a requeue would only bring the next."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
-from cluster.addresses import address_towards, free_port
+from cluster.addresses import free_port
 from cluster.allocation import Allocation
 from cluster.early import EarlyStops
-from cluster.node import Node, NodeError
-from cluster.others import Others
+from cluster.node import POLL_S, Node, NodeError
+from cluster.others import Others, Watch
 from cluster.private import environment, private_directory, removed_when_killed, set_environment
 from cluster.processes import STOP_SIGNALS, adopt_orphans, end, end_all, start
 from cluster.ray_cluster import authentication, head_argv, node_argv, ray_environment
@@ -22,6 +23,7 @@ from cluster.rendezvous import Rendezvous, RendezvousError
 
 FAILED, STOPPED = 1, 75
 COMMAND_GRACE_S = 30.0
+LAST_WORDS_S = 10.0
 
 
 class StopRequestedError(Exception):
@@ -49,7 +51,9 @@ class Requests:
         self._waiting.append(number)
 
 
-def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: float) -> int:
+def run(
+    allocation: Allocation, shared: Path, command: Sequence[str], join_s: float, code_file: Path | None = None
+) -> int:
     """Makes this node a part of the job's cluster; on the first node, runs the command once all have joined.
 
     Args:
@@ -58,6 +62,7 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
         command: the program to run on the first node; `RAY_ADDRESS`, the token and the job's names are in its
             environment.
         join_s: seconds that each step of joining may take.
+        code_file: a file for the exit code, which the first node writes last.
 
     Returns:
         On the first node the command's exit code, 1 where the cluster failed, 75 where a stop was asked for before
@@ -72,7 +77,12 @@ def run(allocation: Allocation, shared: Path, command: Sequence[str], join_s: fl
             node = Node(allocation, meeting, directory, join_s)
             adopt_orphans()  # only now: what waits for this process to be killed must be nobody's child
             try:
-                return lead(node, command, requests) if allocation.rank == 0 else follow(node)
+                if allocation.rank != 0:
+                    return follow(node)
+                code = lead(node, command, requests)
+                if code_file is not None:
+                    code_file.write_text(str(code))
+                return code
             finally:
                 if left := end_all():
                     _complain(f"node {allocation.node}: processes {left} do not end")
@@ -97,12 +107,14 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
             Rendezvous(node.meeting.path.with_name(name)).remove()
         node.meeting.write_token()
         set_environment(authentication(node.meeting.token_file))
-        address = address_towards(node.allocation.peer)
+        address = node.address(node.allocation.peer)
         node.start(head_argv(node.allocation, address, node.ray_directory, free_port(address)))
+        node.check_gpus()
         node.wait(lambda: node.head_address is not None, check, "starting", "Ray's head has not started")
         head = str(node.head_address)
         node.meeting.open_cluster(head)
-        node.wait(others.joined, check, "waiting", "the other nodes have not joined")
+        # Their own wait ends first, so that they can say why they have not.
+        node.wait(others.joined, check, "waiting", "the other nodes have not joined", LAST_WORDS_S)
         _say(f"Ray cluster of {node.allocation.nodes} nodes is up, its head at {head}")
         early.forget()
         variables = {**os.environ, **_job(node.allocation), "RAY_ADDRESS": head}
@@ -131,18 +143,19 @@ def supervise(node: Node, others: Others, command: Sequence[str], variables: dic
     """
     process = start(command, variables)
     asked: set[int] = set()
-    while (code := process.poll()) is None:
-        for number in requests.take():
-            asked.add(number)
-            process.send_signal(number)
-        try:
-            node.check()
-        except NodeError:
-            end(process, COMMAND_GRACE_S)
-            raise
-        if node.rest("running"):
-            for line in others.news():
+    with Watch(node, others) as watch:
+        while (code := process.poll()) is None:
+            for number in requests.take():
+                asked.add(number)
+                process.send_signal(number)
+            try:
+                node.check()
+            except NodeError:
+                end(process, COMMAND_GRACE_S)
+                raise
+            for line in watch.news():
                 _say(line)
+            time.sleep(POLL_S)
     if -code in asked:
         return STOPPED  # asked before it could listen
     return code if code >= 0 else 128 - code
@@ -160,8 +173,9 @@ def follow(node: Node) -> int:
         node.wait(lambda: node.meeting.head() is not None, check, "waiting", "the head has not said where it is")
         set_environment(authentication(node.meeting.token_file))
         head = str(node.meeting.head())
-        address = address_towards(head.rsplit(":", 1)[0])
+        address = node.address(head.rsplit(":", 1)[0])
         node.start(node_argv(node.allocation, head, address, node.ray_directory))
+        node.check_gpus()
         node.wait(lambda: node.head_address is not None, check, "joining", f"has not joined {head}")
         node.tell("joined")
         while True:
@@ -170,8 +184,8 @@ def follow(node: Node) -> int:
                 raise OverError
     except OverError:
         why = ""
-    except NodeError as error:
-        why = str(error)
+    except (NodeError, OSError) as error:
+        why = str(error) if isinstance(error, NodeError) else f"node {node.allocation.node}: {error}"
         _complain(why)
         node.tell("failed", why)
     end_all()
@@ -181,7 +195,7 @@ def follow(node: Node) -> int:
 
 def _job(allocation: Allocation) -> dict[str, str]:
     """How the command learns which batch job it runs in, if it does in one."""
-    if allocation.restarts is None:
+    if allocation.pretended:
         return {}
     return {"TISSUEGRID_JOB": allocation.job, "TISSUEGRID_JOB_RESTARTS": str(allocation.restarts)}
 

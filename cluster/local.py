@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from cluster.allocation import Allocation, AllocationError, local
@@ -30,9 +31,14 @@ def run_local(asked: str, act: Callable[[Allocation], int]) -> int:
     allocations = [local(job, rank, nodes) for rank in range(nodes)]
     processes = [_fork(partial(act, one)) for one in allocations]
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda which, _: os.kill(processes[0], which))
+        signal.signal(number, lambda which, _: _pass_on(processes[0], which))
     codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
     return codes[0]
+
+
+def _pass_on(process: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended
+        os.kill(process, number)
 
 
 def _fork(act: Callable[[], int]) -> int:
@@ -42,6 +48,7 @@ def _fork(act: Callable[[], int]) -> int:
     code = 1
     try:
         end_with_parent()
+        os.setpgid(0, 0)  # a terminal's signals come once, from the parent
         code = act()
     except Exception:
         traceback.print_exc()

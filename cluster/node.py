@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.addresses import address_towards
 from cluster.allocation import Allocation
+from cluster.doctor import gpus
 from cluster.processes import start
 from cluster.rendezvous import Rendezvous
 
 POLL_S = 0.2
 BEAT_S = 2.0
 LAST_LINES = 15
+GPUS_S = 120.0
 
 
 class NodeError(Exception):
@@ -49,6 +52,33 @@ class Node:
         """Starts Ray here."""
         self._ray = start(argv, os.environ, self._log, shielded=True)
 
+    def check_gpus(self) -> None:
+        """Raises a NodeError, with driver and build, where torch does not see the GPUs that were granted."""
+        if not self.allocation.gpus:
+            return
+        seen = gpus.ask(GPUS_S)
+        finding = None if isinstance(seen, str) else gpus.judge(self.allocation.gpus, seen)
+        if finding is None or finding.level == "fail":
+            said = seen if finding is None else f"{finding.text}; {finding.remedy}"
+            raise NodeError(f"node {self.allocation.node}: {said}")
+
+    def address(self, peer: str) -> str:
+        """This node's address in the network of `peer`.
+
+        Raises:
+            NodeError: where there is none, or others could not reach it.
+        """
+        try:
+            address = address_towards(peer)
+        except OSError as error:
+            raise NodeError(f"node {self.allocation.node}: no way to {peer} ({error.strerror})") from None
+        if address.startswith("127.") and self.allocation.nodes > 1 and not self.allocation.pretended:
+            raise NodeError(
+                f"node {self.allocation.node}: its name stands for {address} in /etc/hosts, which other nodes cannot "
+                "reach; ask the site to remove that line"
+            )
+        return address
+
     def check(self) -> None:
         """Raises a NodeError with Ray's last lines where it has ended here."""
         if self._ray is not None and (code := self._ray.poll()) is not None:
@@ -72,17 +102,20 @@ class Node:
         time.sleep(POLL_S)
         return due
 
-    def wait(self, until: Callable[[], bool], check: Callable[[], None], state: str, problem: str) -> None:
+    def wait(
+        self, until: Callable[[], bool], check: Callable[[], None], state: str, problem: str, longer_s: float = 0.0
+    ) -> None:
         """Waits until something is so; `check` raises where there is no use in waiting.
 
         Raises:
-            NodeError: where it takes longer than `join_s`.
+            NodeError: where it takes longer than `join_s` and `longer_s`.
         """
-        deadline = time.monotonic() + self.join_s
+        limit_s = self.join_s + longer_s
+        deadline = time.monotonic() + limit_s
         while not until():
             check()
             if time.monotonic() > deadline:
-                raise NodeError(f"node {self.allocation.node}: {problem} in {self.join_s:.0f} s\n{self._last_lines()}")
+                raise NodeError(f"node {self.allocation.node}: {problem} in {limit_s:.0f} s\n{self._last_lines()}")
             self.rest(state)
 
     @property

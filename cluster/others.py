@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from queue import SimpleQueue
+from types import TracebackType
 
-from cluster.node import POLL_S, Node, NodeError
+from cluster.node import BEAT_S, POLL_S, Node, NodeError
 from cluster.rendezvous import Word
 
 SILENT_AFTER_S = 30.0
@@ -71,6 +74,39 @@ class Others:
             self._beats[rank] = (beats, time.monotonic())
             return 0.0
         return time.monotonic() - since
+
+
+class Watch:
+    """Tells the others that this node lives, and hears of them, beside the work: a storage that hangs holds it not up.
+
+    While the context lasts.
+    """
+
+    def __init__(self, node: Node, others: Others):
+        self._node, self._others = node, others
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join(BEAT_S)
+
+    def news(self) -> list[str]:
+        """What `Others.news` has said since the last call."""
+        return [self._lines.get() for _ in range(self._lines.qsize())]
+
+    def _watch(self) -> None:
+        while not self._over.wait(BEAT_S):
+            self._node.tell("running")
+            for line in self._others.news():
+                self._lines.put(line)
 
 
 def _state(word: Word | None) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 from cluster.private import write_token
 
 Word = dict[str, Any]
-TOKEN = "token"
+MARK = ".tissuegrid-meeting"
 ABANDONED_AFTER_S = 24 * 3600.0
+TRIES, AGAIN_S = 10, 1.0
 
 
 class RendezvousError(Exception):
@@ -37,7 +38,7 @@ class Rendezvous:
     @property
     def token_file(self) -> Path:
         """Ray's token of this job, for this user alone."""
-        return self.path / TOKEN
+        return self.path / "token"
 
     def open(self) -> None:
         """Makes the folder, as any of the nodes may, for this user alone.
@@ -56,6 +57,8 @@ class Rendezvous:
         self._remove_abandoned()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise RendezvousError(f"{self.path} is open to others: remove it, or name another folder with --shared")
+        with suppress(OSError):
+            (self.path / MARK).touch()
 
     def write_token(self) -> None:
         """Makes up the job's token; the head does, before it opens the cluster.
@@ -70,11 +73,11 @@ class Rendezvous:
 
     def open_cluster(self, address: str) -> None:
         """Says where the head is."""
-        self._write("head", {"address": address})
+        self._insist("head", {"address": address})
 
     def close_cluster(self) -> None:
         """Says that it is over."""
-        self._write("over", {})
+        self._insist("over", {})
 
     def publish(self, rank: int, word: Word, topic: str = "node") -> None:
         """Says how a node is, or what it has to say on a topic."""
@@ -99,24 +102,33 @@ class Rendezvous:
 
     def _remove_abandoned(self) -> None:
         """Removes this user's meetings beside it in which nothing has been said for a day: they were killed."""
-        for token in self.path.parent.glob(f"*/{TOKEN}"):
-            other = token.parent
+        for mark in self.path.parent.glob(f"*/{MARK}"):
             with suppress(OSError):
-                found = other.lstat()
-                mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and (other / "node-0.json").exists()
+                found = mark.parent.lstat()
+                mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
                 if mine and time.time() - found.st_mtime > ABANDONED_AFTER_S:
-                    shutil.rmtree(other)
+                    shutil.rmtree(mark.parent)
 
-    def _write(self, name: str, word: Mapping[str, Any]) -> None:
-        """Whole or not at all. A storage that does not answer now is no reason to end what runs: it is said again."""
-        with suppress(OSError):
+    def _write(self, name: str, word: Mapping[str, Any]) -> bool:
+        """Whole or not at all. False where the storage does not answer now, which is no reason to end what runs."""
+        try:
             temporary = self.path / f".{name}"
             temporary.write_text(json.dumps(word))
             temporary.replace(self.path / f"{name}.json")
+        except OSError:
+            return False
+        return True
+
+    def _insist(self, name: str, word: Mapping[str, Any]) -> None:
+        """Says what is not said again by itself. A folder that is gone has nobody to hear it."""
+        for _ in range(TRIES):
+            if self._write(name, word) or not self.path.exists():
+                return
+            time.sleep(AGAIN_S)
 
     def _read(self, name: str) -> Word | None:
-        """None also where the storage does not answer now: it is asked again."""
+        """None also where the storage does not answer now, or not with all of it: it is asked again."""
         try:
             return dict(json.loads((self.path / f"{name}.json").read_text()))
-        except OSError:
+        except (OSError, ValueError):
             return None

@@ -47,11 +47,11 @@ def submit(address: str, directory: Path, command: Sequence[str]) -> int:
     """
     job = f"tissuegrid-{secrets.token_hex(6)}"
     # First of all: Ray looks at its variables once, when it is imported.
-    with environment(_client_environment(address)), _ray_errors(address):
+    with environment(_client_environment(address)):
         upload = inspect(directory)
-        _say(f"uploading {upload}, from {upload.root}")
-        client = _client(address)
-        with _detaching(address, job):
+        _say(f"uploading {upload}, from {upload.root}, for job {job}")
+        with _ray_errors(address), _detaching(address, job):
+            client = _client(address)
             # The driver only directs: a GPU for it would be taken away from those who train.
             client.submit_job(
                 entrypoint=shlex.join(command),

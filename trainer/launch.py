@@ -83,16 +83,16 @@ def _machine(cluster: Resources | None) -> Machine:
     """What the run can have: the cluster that was joined, else this machine."""
     if cluster is None:
         return this_machine()
-    return Machine(cluster.nodes, cluster.cores, cluster.gpus, cluster=True, gpus_have_bf16=_gpus_have_bf16(cluster))
+    return Machine(cluster.nodes, cluster.cores, cluster.gpus, cluster=True, gpus_have_bf16=_gpus_have_bf16)
 
 
-def _gpus_have_bf16(cluster: Resources) -> bool:
+def _gpus_have_bf16() -> bool:
     """Asks a worker where this node has no GPU itself, such as a Ray cluster's head; they are taken to be alike.
 
     Raises:
         RunError: where none comes free.
     """
-    if not cluster.gpus or torch.cuda.is_available():
+    if torch.cuda.is_available():
         return gpu_has_bf16()
     import ray
 
@@ -168,15 +168,18 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
 
 
 def _outcome(plan: Plan, board: Any) -> Outcome:
-    """How Ray Train ended, whatever it did."""
+    """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many."""
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    try:
-        return _fit(plan, board)
-    except WorkerGroupError as error:
-        return Outcome("failed", f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}")
-    except Exception as error:  # this is the end of a thread: nobody else would say what happened
-        return _ray_ended(error)
+    while True:
+        before = _newest_step(plan.run)
+        try:
+            return _fit(plan, board)
+        except WorkerGroupError as error:
+            if _newest_step(plan.run) == before:
+                return Outcome("failed", f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}")
+        except Exception as error:  # this is the end of a thread: nobody else would say what happened
+            return _ray_ended(error)
 
 
 def _ray_ended(error: Exception) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -74,7 +75,7 @@ class RunLock:
 
     def _beat(self) -> None:
         beats = 0
-        while not self._ended.wait(HEARTBEAT_S) and self._is_mine():
+        while not self._ended.wait(HEARTBEAT_S) and not self._is_taken():
             beats += 1
             with suppress(OSError):  # a full disk now is no reason to be taken for dead later
                 write_json(self.run.lock_file, {**self._me, "beats": beats})
@@ -84,6 +85,15 @@ class RunLock:
         try:
             return self._me.items() <= read_json(self.run.lock_file).items()
         except RunError:
+            return False
+
+    def _is_taken(self) -> bool:
+        """Whether somebody has, for certain: a storage that does not answer now has not given it to anybody."""
+        try:
+            return not self._me.items() <= json.loads(self.run.lock_file.read_bytes()).items()
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
             return False
 
     def _refuse_or_remove(self) -> None:

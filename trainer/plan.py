@@ -192,7 +192,7 @@ def _norm(config: Config, scale: Scale) -> str:
 def _precision(config: Config, scale: Scale, machine: Machine) -> str:
     if config.loop.precision != "auto":
         return config.loop.precision
-    return "bf16" if (machine.gpus_have_bf16 if scale.gpu else _cpu_has_bf16()) else "fp32"
+    return "bf16" if (machine.gpus_have_bf16() if scale.gpu else _cpu_has_bf16()) else "fp32"
 
 
 def _cpu_has_bf16() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,13 @@ NO_DEVICES = ("", "-1", "NoDevFiles")
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is: `cores` of the smallest node, `gpus` of all together, and whether those compute in bf16."""
+    """What there is: `cores` of the smallest node, `gpus` of all together, and how to know whether those have bf16."""
 
     nodes: int
     cores: int
     gpus: int
     cluster: bool
-    gpus_have_bf16: bool = False
+    gpus_have_bf16: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Scale:
 def this_machine() -> Machine:
     """The cores that this process may use, and the GPUs that torch sees."""
     cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
-    return Machine(1, cores, gpus, cluster=False, gpus_have_bf16=gpu_has_bf16())
+    return Machine(1, cores, gpus, cluster=False, gpus_have_bf16=gpu_has_bf16)
 
 
 def gpu_has_bf16() -> bool:

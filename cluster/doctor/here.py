@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -79,7 +79,7 @@ def reduce(allocation: Allocation, group: all_reduce.Group, first_rank: int, ran
         return [all_reduce.judge(group, outcome, interface)]
 
     remedy = "look at that node: it does not start programs"
-    return look([Check("all-reduce", group.end_s + 10, remedy, _bound(run, device)) for device in range(ranks)])
+    return look([Check("all-reduce", group.end_s + 10, remedy, partial(run, device)) for device in range(ranks)])
 
 
 def _storage_checks(allocation: Allocation, task: Task) -> list[Check]:
@@ -121,7 +121,3 @@ def _system_checks(allocation: Allocation) -> list[Check]:
 
 def _one(act: Callable[[], Finding]) -> Callable[[], list[Finding]]:
     return lambda: [act()]
-
-
-def _bound(act: Callable[[int], Any], value: int) -> Callable[[], Any]:
-    return lambda: act(value)

@@ -130,11 +130,9 @@ def test_a_folder_that_is_lost_on_the_way_ends_nothing(shared: Path, tmp_path: P
 
 def test_what_a_killed_start_left_behind_is_removed_after_a_day(tmp_path: Path) -> None:
     left, fresh, other = (tmp_path / name for name in ("left", "fresh", "thesis"))
-    for folder in (left, fresh, other):
-        folder.mkdir(mode=0o700)
-        (folder / "token").touch()
-    for folder in (left, fresh):
-        (folder / "node-0.json").touch()
+    for meeting in (left, fresh):
+        Rendezvous(meeting).open()
+    other.mkdir()
     for folder in (left, other):
         os.utime(folder, (0, 0))
     Rendezvous(tmp_path / "start").open()

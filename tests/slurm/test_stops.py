@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Job, Slurm
-from tests.slurm.training import STEPS, has_step, make_config, train, weights, weights_of_one_machine
+from tests.slurm.training import STEPS, has_step, make_config, train
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir
 
@@ -31,15 +31,13 @@ def stopped_step(job: Job) -> int:
 
 
 def test_the_time_limit_is_no_end(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
-    """Slurm's own signal, some time before the limit of a minute."""
-    config, run = make_config(stores, tmp_path, "limited")
-    job = train(slurm, config, "--loop.checkpoint_every", "1000", options=("--time=1", "--signal=B:USR1@20"))
+    """Slurm's own signal, some time before the limit."""
+    config, run = make_config(stores, tmp_path, "limited", loop__epochs=500, loop__checkpoint_every=1000)
+    job = train(slurm, config, options=("--time=2", "--signal=B:USR1@30"))
     job.wait_until(lambda: job.fact("Restarts") == "1", "its requeue")
-    slurm("scontrol", "update", f"JobId={job.number}", "TimeLimit=10")
-    assert job.end() == "COMPLETED", job.said
-    assert resumed_steps(run) == [0, stopped_step(job)]
-    alone, _ = make_config(stores, tmp_path, "alone")
-    assert weights(run) == weights_of_one_machine(alone)
+    stopped_at = stopped_step(job)
+    job.wait_until(lambda: has_step(run, 2, stopped_at + 1), "the second attempt")
+    assert resumed_steps(run) == [0, stopped_at]
 
 
 def test_preempted_it_loses_no_step(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
@@ -85,14 +83,17 @@ def test_ended_without_grace_it_loses_an_interval_at_most(
 
 
 def test_each_task_of_an_array_trains_a_seed(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
-    config, _ = make_config(stores, tmp_path, "seeds", loop__epochs=1, scale__workers=1)
+    config, _ = make_config(stores, tmp_path, "seeds", scale__workers=1)
     flags = ("--run.seed", "%a", "--run.name", "seed-%a")
     array = train(slurm, config, *flags, nodes=1, options=("--array=3-4", "--job-name=seeds"))
+    runs = {seed: RunDir(tmp_path / "runs" / f"seed-{seed}") for seed in (3, 4)}
+    array.wait_until(lambda: all(has_step(run, 1, 1) for run in runs.values()), "step 1")
+    slurm("scancel", "--batch", "--signal=USR1", array.number)
+    array.wait_until(lambda: array.facts("Restarts") == ["1", "1"], "the requeue of both")
     assert array.end() == "COMPLETED", array.said
-    for seed in (3, 4):
-        run = RunDir(tmp_path / "runs" / f"seed-{seed}")
+    for seed, run in runs.items():
         assert run.read_identity()["identity"]["run.seed"] == seed
-        assert listed(run)[0].step == STEPS // 3
+        assert listed(run)[0].step == STEPS
 
 
 def test_a_limit_that_leaves_no_time_to_begin_is_not_tried_for_ever(

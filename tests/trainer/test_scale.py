@@ -6,7 +6,7 @@ from trainer.errors import UsageError
 from trainer.plan import make_plan
 from trainer.scale import Machine, resolve
 
-TWO_CORES = Machine(nodes=1, cores=2, gpus=0, cluster=False)
+TWO_CORES = Machine(nodes=1, cores=2, gpus=0, cluster=False, gpus_have_bf16=lambda: False)
 
 
 @pytest.mark.parametrize(("workers", "cores"), [(1, 3), (2, 2), (2, 40), ("1:2", 2)])
@@ -27,7 +27,7 @@ def test_workers_of_one_core_may_share(workers: int, cores: int | str, threads: 
 def test_the_precision_is_that_of_the_workers_not_of_the_driver(
     make_config: MakeConfig, have: bool, precision: str
 ) -> None:
-    elsewhere = Machine(nodes=2, cores=8, gpus=2, cluster=True, gpus_have_bf16=have)
+    elsewhere = Machine(nodes=2, cores=8, gpus=2, cluster=True, gpus_have_bf16=lambda: have)
     config = make_config(**{"scale.gpu": "auto", "scale.cpus_per_worker": "auto", "loop.precision": "auto"})
     plan, _, _ = make_plan(config, elsewhere)
     assert (plan.scale.gpu, plan.precision) == (True, precision)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from shutil import copyfile, disk_usage
+from shutil import copyfile, disk_usage, rmtree
 
 from trainer.errors import RunError
 from trainer.tiles.atomic import new_directory
@@ -30,22 +30,32 @@ def stage(store: TileStore, folder: Path) -> TileStore:
             raise RunError(f"data.stage: {own} can be written by others; remove it, or name another folder")
         with (own / f".{copy.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not copy.exists():
+            if not _is_whole(copy, store):  # where the system clears up, files go one by one
+                rmtree(copy, ignore_errors=True)
                 _copy(store, copy)
     except OSError as error:
         raise RunError(f"data.stage: {folder}: {error.strerror}; name another folder on the node's own disk") from None
     return TileStore.open(copy)
 
 
+def _is_whole(copy: Path, store: TileStore) -> bool:
+    return _sizes(copy) == _sizes(store.path)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Of each file in it, by name; of none where it is not there."""
+    return {file.name: file.stat().st_size for file in folder.glob("*") if file.is_file()}
+
+
 def _copy(store: TileStore, copy: Path) -> None:
-    files = [file for file in store.path.iterdir() if file.is_file()]
-    needed, free = sum(file.stat().st_size for file in files), disk_usage(copy.parent).free
+    sizes = _sizes(store.path)
+    needed, free = sum(sizes.values()), disk_usage(copy.parent).free
     if needed > free:
         raise RunError(
             f"data.stage: {copy.parent} has {free / 1e9:,.1f} GB free, and {store.path} takes {needed / 1e9:,.1f} GB; "
             "name another folder, or train from where the store is (data.stage: null)"
         )
     with new_directory(copy) as unfinished:
-        for file in files:
-            copyfile(file, unfinished / file.name)
+        for name in sizes:
+            copyfile(store.path / name, unfinished / name)
         verify(unfinished)
