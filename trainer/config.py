@@ -266,13 +266,13 @@ class ScaleSection(Section):
     """Seconds after which a collective operation that does not return is an error."""
 
 
+SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-2]}, "model.unfrozen_depth": {"choice": [0, 1, 2, 3]}}
+
+
 class SearchSection(Section):
     """Which configurations `python -m trainer tune` tries, how it chooses them, and when it gives one up."""
 
-    space: dict[str, dict[str, Any]] = {
-        "optim.lr": {"loguniform": [1e-5, 1e-2]},
-        "model.unfrozen_depth": {"choice": [0, 1, 2, 3]},
-    }
+    space: dict[str, Any] = SPACE
     """What is searched, by option: uniform, loguniform or randint [low, high] (randint has both ends), quniform,
     qloguniform or qrandint [low, high, step], choice [value, ...] or grid [value, ...].
     As a flag: --search.space '{"optim.lr": {"loguniform": [1e-5, 1e-2]}}'"""
@@ -333,6 +333,7 @@ IDENTITY_FIELDS = (
 
 SEARCHABLE = Searchable(
     EXPLAIN,
+    SPACE,
     {f"{section}.{option}" for section in ("augment", "model", "optim", "loop") for option in SECTIONS[section]}
     - {"loop.best_metric", "loop.checkpoint_every", "loop.keep"}
     | {"run.seed"},

@@ -91,7 +91,7 @@ class Space:
     options: Mapping[str, Interval | Options]
 
     @classmethod
-    def read(cls, written: Mapping[str, Mapping[str, Any]]) -> Space:
+    def read(cls, written: Mapping[str, Any]) -> Space:
         """What a configuration's `search.space` says, which has been checked."""
         return cls({key: _read(written[key]) for key in sorted(written)})
 
@@ -115,16 +115,18 @@ class Searchable:
     """Checks a space against the options that there are."""
 
     explain: Explain
+    default: Mapping[str, Any]
     keys: Set[str]
 
     def problems(self, search: object) -> list[str]:
         """One line for each thing that is wrong with the space of a `search` section, as it was given."""
-        space = search.get("space") if isinstance(search, Mapping) else None
+        if not isinstance(search, Mapping):
+            return []
+        space = search.get("space", self.default)
         if not isinstance(space, Mapping):
-            return []  # absent, or no space at all, which its type refuses
+            return []  # its type refuses it
         if not space:
             return ["search.space: is empty; name at least one option, e.g. {optim.lr: {loguniform: [1e-5, 1e-2]}}"]
-        assert isinstance(search, Mapping)
         searcher = search.get("searcher", "optuna")
         return [problem for key in space for problem in self._of_option(str(key), space[key], searcher)]
 
