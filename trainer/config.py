@@ -254,11 +254,11 @@ class ScaleSection(Section):
     workers: Literal["auto"] | PositiveInt | Elastic = "auto"
     """Processes that train together. auto: one for each GPU of the machine or cluster, else 2 on the CPU (one for each
     node, where there are more). MIN:MAX, such as 2:8: goes on with those that are left after a loss, and takes new ones
-    in."""
+    in. In a search: those of one trial, auto being 1."""
     gpu: Literal["auto"] | bool = "auto"
     """auto: GPUs where there are any. true: an error where there are none."""
     cpus_per_worker: Literal["auto"] | PositiveInt = "auto"
-    """CPU cores of a worker. auto: the machine's, shared evenly."""
+    """CPU cores of a worker. auto: the machine's, shared evenly among all that train at once."""
     gpus_per_worker: PositiveInt | Annotated[float, Field(gt=0.0, lt=1.0)] = 1
     """GPUs of a worker; it trains on the first. A fraction such as 0.25 lets the trials of a search, of one worker
     each, share a GPU."""

@@ -24,6 +24,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 
 from trainer.concurrency import Concurrency
+from trainer.errors import RunError
 from trainer.group import POLL_S, umask
 from trainer.jobs import Jobs
 from trainer.remote import Board
@@ -98,10 +99,12 @@ def run_trials(
                 if message["phase"] == "note":
                     jobs.ledger.note(message["trial"], message["lines"])
                 show(message)
+        if ended[0] is not None:
+            raise ended[0]
+    except (ray.exceptions.RayError, tune.TuneError) as error:
+        raise RunError(f"Ray ended in the middle of the search ({error}); the same command goes on") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if ended[0] is not None:
-        raise ended[0]
 
 
 def _error_of(experiment: Callable[[], object]) -> BaseException | None:
@@ -151,13 +154,13 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         name, ledger = self._names[trial_id], self._jobs.ledger
         if error:
             return  # Watch has what there is to say
-        if result is not None:
-            ledger.here(name, result["hostname"])
-        if result is not None and "status" in result:
-            if result["epoch"]:
-                ledger.epoch(name, result)
+        assert result is not None, "a trial that trains has come to the end of an epoch, or has broken"
+        ledger.here(name, result["hostname"])
+        if result["epoch"]:
+            ledger.epoch(name, result)
+        if "status" in result:
             ledger.end(name, result["status"], result["message"])
-        elif result is not None:
+        else:
             ledger.end(name, "stopped", f"by the scheduler, after epoch {result['epoch']}")
         self._jobs.ended(name)
 

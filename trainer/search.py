@@ -85,6 +85,7 @@ class Search:
         """Does what is left of the search; returns the exit code."""
         trials = TrialJobs(self.plan, self.trials, self._choose)
         if not trials.total and not self._final_jobs().total:
+            self._check_finals()
             say(f"search {self.plan.search.name} is finished: nothing to do\n{self._result()}", self.console)
             return DONE
         say(self._headline(), self.console)

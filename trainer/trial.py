@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from trainer.config import load_config
@@ -60,6 +61,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         """Ends what still trains, with a checkpoint."""
         if self._stepwise:
             self._stepwise.end()
+        torch.cuda.empty_cache()  # where others share the GPU, they need it
 
     def _take(self, config: Json) -> None:
         # Nothing is read yet: what fails in a step is tried again by Tune, what fails here is not.
