@@ -191,8 +191,8 @@ class Search:
     def _headline(self) -> str:
         plan, asked = self.plan, self.plan.config.search
         free = shutil.disk_usage(plan.search.path).free
-        needed, total = plan.checkpoints_bytes(), f"{plan.total} trials"
-        finals = f" and {asked.final_seeds} final runs" if asked.final_seeds else ""
+        needed, total = plan.checkpoints_bytes(), _count(plan.total, "trial")
+        finals = f" and {_count(asked.final_seeds, 'final run')}" if asked.final_seeds else ""
         ended = sum(record.has_ended for record in self.trials.records())
         lines = [
             f"{plan.search}: {total} ({asked.searcher}, {_stopping(asked.scheduler)}) of {plan.space}; judged by "
@@ -234,8 +234,12 @@ class Search:
             values = [scores(one.logits, one.labels)[self.plan.metric] for one in found if len(one.labels)]
             if values:
                 seeds = ", ".join(f"{value:.4f}" for value in values)
-                lines.append(f"trained again with {len(records)} new seeds: {metric} on {part}: {seeds}")
+                lines.append(f"trained again with {_count(len(records), 'new seed')}: {metric} on {part}: {seeds}")
         return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _size(size: float) -> str:
