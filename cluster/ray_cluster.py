@@ -6,15 +6,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.allocation import Allocation
 from cluster.private import environment, private_directory, umask, write_token
 from cluster.processes import STOP_SIGNALS
+
+T = TypeVar("T")
 
 # For Ray's processes, which inherit this one's environment; none of these replaces what is set already.
 ENVIRONMENT = {
@@ -77,11 +79,9 @@ def _node_flags(allocation: Allocation, address: str, directory: Path) -> list[s
 
 @dataclass(frozen=True)
 class Resources:
-    """What the nodes of a cluster have: `cores` of the smallest, `gpus` of all together."""
+    """What a cluster has: the cores and GPUs of each node."""
 
-    nodes: int
-    cores: int
-    gpus: int
+    each: tuple[tuple[int, int], ...]
 
 
 @contextmanager
@@ -110,12 +110,24 @@ def connect(cpus: int, gpus: int) -> Iterator[None]:
         yield
 
 
+def on_a_gpu(ask: Callable[[], T], limit_s: float) -> T:
+    """What a function answers on a node with a GPU of the cluster that this process has joined.
+
+    Raises:
+        TimeoutError: where none comes free.
+    """
+    import ray
+
+    answer: T = ray.get(ray.remote(num_cpus=0, num_gpus=1)(ask).remote(), timeout=limit_s)
+    return answer
+
+
 def _resources() -> Resources:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = [int(node["CPU"]) for node in nodes if "CPU" in node]  # a head may be there for others to work
-    return Resources(len(cores), min(cores), sum(int(node.get("GPU", 0)) for node in nodes))
+    # A head without cores may be there for others to work.
+    return Resources(tuple((int(node["CPU"]), int(node.get("GPU", 0))) for node in nodes if "CPU" in node))
 
 
 @contextmanager

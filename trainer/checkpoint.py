@@ -139,6 +139,11 @@ def resume_point(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     return checkpoint, said
 
 
+def newest_step(run: RunDir) -> int:
+    """Of all checkpoints that count, damaged ones too; 0 where there is none."""
+    return max((checkpoint.step for checkpoint in listed(run)), default=0)
+
+
 def newest_good(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, and one line for each that was moved to quarantine on the way."""
     said: list[str] = []

@@ -19,15 +19,32 @@ NO_DEVICES = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES by which no GPU was granted."""
 
 
+def gpu_has_bf16() -> bool:
+    """Whether the GPU that this process sees, if it sees one, computes in bf16."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What there is: `cores` of the smallest node, `gpus` of all together, and how to know whether those have bf16."""
+    """What there is: the cores and GPUs of each node, and how to know whether those compute in bf16."""
 
-    nodes: int
-    cores: int
-    gpus: int
+    each: tuple[tuple[int, int], ...]
     cluster: bool
-    gpus_have_bf16: Callable[[], bool]
+    gpus_have_bf16: Callable[[], bool] = gpu_has_bf16
+
+    @property
+    def nodes(self) -> int:
+        """How many there are."""
+        return len(self.each)
+
+    @property
+    def gpus(self) -> int:
+        """Those of all nodes together."""
+        return sum(gpus for _, gpus in self.each)
+
+    def places(self, gpus_each: float, cores_each: int) -> int:
+        """Workers that fit. A worker's fraction of a GPU is of one, its whole GPUs and its cores are of one node."""
+        return sum(min(cores // cores_each, _on_gpus(gpus, gpus_each, cores)) for cores, gpus in self.each)
 
 
 @dataclass(frozen=True)
@@ -37,24 +54,25 @@ class Scale:
     workers: int
     least: int
     gpu: bool
-    gpus_per_worker: int
+    gpus_per_worker: float
     threads: int
+
+    @property
+    def gpus(self) -> int:
+        """Whole GPUs that all workers together need to be given."""
+        return math.ceil(self.workers * self.gpus_per_worker) if self.gpu else 0
 
     def __str__(self) -> str:
         count = f"{self.least} to {self.workers}" if self.least < self.workers else str(self.workers)
         kind = f"{'GPU' if self.gpu else 'CPU'} worker{'s' if self.workers > 1 else ''}"
-        return f"{count} {kind} of {self.threads} thread{'s' if self.threads > 1 else ''} each"
+        each = " each" if self.workers > 1 else ""
+        return f"{count} {kind} of {self.threads} thread{'s' if self.threads > 1 else ''}{each}"
 
 
 def this_machine() -> Machine:
     """The cores that this process may use, and the GPUs that torch sees."""
-    cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
-    return Machine(1, cores, gpus, cluster=False, gpus_have_bf16=gpu_has_bf16)
-
-
-def gpu_has_bf16() -> bool:
-    """Whether the GPU that this process sees, if it sees one, computes in bf16."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    here = (len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    return Machine((here,), cluster=False)
 
 
 def unseen_gpus() -> str:
@@ -73,6 +91,23 @@ def resolve(asked: ScaleSection, machine: Machine) -> Scale:
         UsageError: where the machine has not what is asked for, or GPUs were granted and torch sees none: no reason to
             train on the CPU and say nothing.
     """
+    gpu = use_gpus(asked, machine)
+    least, workers = _workers(asked, machine, gpu)
+    _check_sharing(asked, gpu, workers)
+    threads = threads_each(asked, machine, asked.gpus_per_worker if gpu else 0, workers)
+    scale = Scale(workers, least, gpu, asked.gpus_per_worker, threads)
+    _check_room(scale, machine)
+    if asked.cpus_per_worker != "auto" and not machine.cluster:
+        _check_cores(scale, machine)
+    return scale
+
+
+def use_gpus(asked: ScaleSection, machine: Machine) -> bool:
+    """Whether to train on GPUs.
+
+    Raises:
+        UsageError: where they are asked for and not there, or were granted and torch sees none.
+    """
     granted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if asked.gpu is not False and granted not in NO_DEVICES and not torch.cuda.is_available():
         raise UsageError(f"scale.gpu: GPU {granted} was granted (CUDA_VISIBLE_DEVICES), and {unseen_gpus()}")
@@ -80,14 +115,7 @@ def resolve(asked: ScaleSection, machine: Machine) -> Scale:
     if gpu and not machine.gpus:
         problem = "no node of the cluster has a GPU" if machine.cluster else unseen_gpus()
         raise UsageError(f"scale.gpu: true, and {problem}")
-    least, workers = _workers(asked, machine, gpu)
-    share = max(1, machine.cores // math.ceil(workers / machine.nodes))
-    threads = share if asked.cpus_per_worker == "auto" else asked.cpus_per_worker
-    scale = Scale(workers, least, gpu, asked.gpus_per_worker, threads)
-    _check_room(scale, machine)
-    if asked.cpus_per_worker != "auto" and not machine.cluster:
-        _check_cores(scale, machine)
-    return scale
+    return gpu
 
 
 def _workers(asked: ScaleSection, machine: Machine, gpu: bool) -> tuple[int, int]:
@@ -97,8 +125,37 @@ def _workers(asked: ScaleSection, machine: Machine, gpu: bool) -> tuple[int, int
     if asked.workers != "auto":
         least, most = asked.workers.split(":")
         return int(least), int(most)
-    workers = max(1, machine.gpus // asked.gpus_per_worker) if gpu else max(CPU_WORKERS, machine.nodes)
+    if not gpu:
+        workers = max(CPU_WORKERS, machine.nodes)
+    else:
+        workers = max(1, sum(int(gpus // max(1, asked.gpus_per_worker)) for _, gpus in machine.each))
     return workers, workers
+
+
+def threads_each(asked: ScaleSection, machine: Machine, gpus_each: float, workers: int) -> int:
+    """Cores of a worker: what was asked for, else an even share of all that leaves each its place on a node."""
+    if asked.cpus_per_worker != "auto":
+        return asked.cpus_per_worker
+    threads = max(1, sum(cores for cores, _ in machine.each) // workers)
+    while threads > 1 and machine.places(gpus_each, threads) < workers:
+        threads -= 1
+    return threads
+
+
+def _on_gpus(gpus: int, gpus_each: float, without: int) -> int:
+    """Workers that a node's GPUs are enough for; where they need none, as many as `without`."""
+    if gpus_each == 0:
+        return without
+    return gpus * math.floor(1 / gpus_each + 1e-9) if gpus_each < 1 else gpus // int(gpus_each)
+
+
+def _check_sharing(asked: ScaleSection, gpu: bool, workers: int) -> None:
+    """Refuses workers of one run on one GPU, where NCCL would end with an error of its own."""
+    if gpu and asked.gpus_per_worker < 1 < workers:
+        raise UsageError(
+            f"scale.gpus_per_worker: with {asked.gpus_per_worker}, several of a run's {workers} workers would share a "
+            "GPU, over which they cannot talk to each other; set scale.workers: 1, or whole GPUs"
+        )
 
 
 def _check_room(scale: Scale, machine: Machine) -> None:
@@ -110,18 +167,22 @@ def _check_room(scale: Scale, machine: Machine) -> None:
             f"scale.workers: {scale.least} workers need {needed} GPUs, and {where} {machine.gpus}; lower scale.workers "
             "or scale.gpus_per_worker"
         )
-    if machine.cluster and scale.least > machine.nodes * (machine.cores // scale.threads):
+    gpus_each = scale.gpus_per_worker if scale.gpu else 0
+    if machine.cluster and scale.least > machine.places(gpus_each, scale.threads):
+        each = ", ".join(f"{cores} cores and {gpus} GPUs" for cores, gpus in sorted(set(machine.each)))
+        wanted = f"{scale.threads} cores" + (f" and {gpus_each} GPUs" if gpus_each else "")
         raise UsageError(
-            f"scale.workers: {scale.least} workers of {scale.threads} cores do not fit: {where} {machine.cores} cores "
-            "each; lower scale.workers or scale.cpus_per_worker"
+            f"scale.workers: {scale.least} workers of {wanted} "
+            f"do not fit: the {machine.nodes} nodes of the cluster have {each}; lower scale.workers, "
+            "scale.cpus_per_worker or scale.gpus_per_worker"
         )
 
 
 def _check_cores(scale: Scale, machine: Machine) -> None:
     """Refuses threads that would take each other's cores. Workers of one thread may: they only take turns."""
     needed = scale.workers * scale.threads
-    if scale.threads > 1 and needed > machine.cores:
+    if scale.threads > 1 and needed > machine.each[0][0]:
         raise UsageError(
             f"scale.cpus_per_worker: {scale.workers} workers of {scale.threads} cores need {needed}, and this process "
-            f"may use {machine.cores}; lower scale.cpus_per_worker (auto: an even share) or scale.workers"
+            f"may use {machine.each[0][0]}; lower scale.cpus_per_worker (auto: an even share) or scale.workers"
         )

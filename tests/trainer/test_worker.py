@@ -25,7 +25,7 @@ from trainer.ranks import Ranks
 from trainer.rundir import RunDir
 from trainer.scale import this_machine
 from trainer.tiles.augment import evaluation_batch
-from trainer.worker import work
+from trainer.worker import work, work_alone
 
 STEPS = 12
 ONECYCLE: dict[str, object] = {"optim.schedule": "onecycle"}
@@ -159,10 +159,47 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(trained: Plan) 
 def test_a_diverging_run_fails_and_names_the_remedy(make_config: MakeConfig) -> None:
     plan = start(make_config(**{"optim.lr": 1e30, "scale.workers": 1, "model.unfrozen_depth": 1}))
     outcome = work(plan, Ranks(), lambda _: False)
-    assert outcome.status == "failed"
+    assert outcome.status == "diverged"
     assert "diverged" in outcome.message
     assert "optim.lr" in outcome.message
     assert not listed(plan.run)
+
+
+def test_short_of_memory_it_goes_on_with_fewer_tiles_at_once(make_config: MakeConfig) -> None:
+    """The allocator refuses, for real, while the micro-batch is above 3; batches and results stay the same."""
+    options = {"model.norm": "frozen", "scale.workers": 1, "model.unfrozen_depth": 1}
+    roomy, tight = (start(make_config(**options, **{"run.name": name})) for name in ("roomy", "tight"))
+    assert work(roomy, Ranks(), lambda _: False).status == "done"
+    notes: list[str] = []
+
+    def report(message: dict[str, object]) -> bool:
+        if message["phase"] == "note":
+            notes.extend(message["lines"])  # type: ignore[arg-type]
+        if message["phase"] == "train" and tight.run.read_identity()["micro_batch"] > 3:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return False
+
+    assert work_alone(tight, report).status == "done"
+    assert [note.split(",")[0] for note in notes] == [
+        "out of memory with 12 tiles at once: goes on with 6",
+        "out of memory with 6 tiles at once: goes on with 3",
+    ]
+    assert tight.run.read_identity()["micro_batch"] == 3
+    ends = [load_best_model(plan.run).fc.weight.detach() for plan in (roomy, tight)]
+    assert torch.allclose(ends[0], ends[1], atol=1e-5 * float(ends[0].abs().max()))
+
+
+def test_where_the_least_is_too_much_it_fails_and_names_the_remedy(make_config: MakeConfig) -> None:
+    plan = start(make_config(**{"scale.workers": 1, "loop.micro_batch": 2}))
+
+    def report(_: dict[str, object]) -> bool:
+        torch.empty(1 << 60, dtype=torch.uint8)
+        return False
+
+    outcome = work_alone(plan, report)
+    assert outcome.status == "failed"
+    assert "out of memory with 2 tiles at once" in outcome.message
+    assert "augment.input_size" in outcome.message
 
 
 @pytest.mark.parametrize(("recipe", "workers"), [({}, (1, 2)), (RECIPE, (1, 2, 3))], ids=["plain", "recipe"])
