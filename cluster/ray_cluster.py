@@ -76,11 +76,9 @@ def _node_flags(allocation: Allocation, address: str, directory: Path) -> list[s
 
 @dataclass(frozen=True)
 class Resources:
-    """What the nodes of a cluster have: `cores` of the smallest, `gpus` of all together."""
+    """What a cluster has: the cores and GPUs of each node."""
 
-    nodes: int
-    cores: int
-    gpus: int
+    each: tuple[tuple[int, int], ...]
 
 
 @contextmanager
@@ -113,8 +111,8 @@ def _resources() -> Resources:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = [int(node["CPU"]) for node in nodes if "CPU" in node]  # a head may be there for others to work
-    return Resources(len(cores), min(cores), sum(int(node.get("GPU", 0)) for node in nodes))
+    # A head without cores may be there for others to work.
+    return Resources(tuple((int(node["CPU"]), int(node.get("GPU", 0))) for node in nodes if "CPU" in node))
 
 
 @contextmanager

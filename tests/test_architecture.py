@@ -10,21 +10,31 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-RAY = {"cluster/ray_cluster.py", "cluster/submit.py", "cluster/upload.py", "trainer/launch.py", "trainer/remote.py"}
+RAY = {
+    *(f"cluster/{name}.py" for name in ("ray_cluster", "submit", "upload")),
+    *(f"trainer/{name}.py" for name in ("experiment", "group", "remote", "trial")),
+}
 # Inside trainer, each layer may import those before it.
 LAYERS = [
     {"errors", "progress", "durable", "stop", "job"},
     {"strict_yaml", "config_errors"},
+    {"space"},
     {"config"},
     {"tiles", "model", "rundir", "ranks"},
-    {"weights", "lock", "data", "predict", "display", "scale"},
+    {"weights", "lock", "data", "predict", "display", "scale", "ledger", "fruitless"},
+    {"searchers", "selection", "search_display", "concurrency"},
     {"checkpoint"},
     {"loop", "mirror"},
     {"copier"},
     {"plan"},
     {"worker"},
     {"remote"},
+    {"group"},
     {"launch"},
+    {"search_plan", "stepwise"},
+    {"jobs", "trial"},
+    {"experiment"},
+    {"search"},
     {"demo"},
     {"__main__"},
 ]

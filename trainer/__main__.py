@@ -17,7 +17,7 @@ def main(arguments: Arguments) -> int:
     """Runs one command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped and ready to go on."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Fine-tunes ResNet50 on histology tiles.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (prepare, verify, fetch_weights, train, demo):
+    for command in (prepare, verify, fetch_weights, train, tune, demo):
         name = command.__name__.replace("_", "-")
         commands.add_parser(name, help=command.__doc__, add_help=False).set_defaults(command=command, name=name)
     chosen = parser.parse_args(arguments[:1])
@@ -98,6 +98,22 @@ def train(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
         from trainer.launch import train as run
 
         return run(config, stop, fresh=given.fresh, debug=given.debug)
+
+
+def tune(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Searches configurations, chooses one by validation, and tests it at last; or goes on with it."""
+    from trainer.config import add_flags, merge
+
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument("--fresh", action="store_true", help="move an old search of this name aside and start over")
+    parser.add_argument("--retry-failed", action="store_true", help="give trials that failed another chance")
+    flags = add_flags(parser)
+    given, unknown = parser.parse_known_args(arguments)
+    config = merge(given.config, flags, given, unknown)
+    with StopSignals() as stop:  # before the slow import
+        from trainer.search import tune as run
+
+        return run(config, stop, fresh=given.fresh, retry_failed=given.retry_failed)
 
 
 def demo(parser: argparse.ArgumentParser, arguments: Arguments) -> int:

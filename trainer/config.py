@@ -20,6 +20,7 @@ from pydantic_settings import CliSettingsSource, SettingsError
 
 from trainer.config_errors import LIMITS, SECRET, Explain
 from trainer.errors import UsageError
+from trainer.space import Searchable
 from trainer.strict_yaml import read_yaml
 
 HUB_WEIGHTS = ("imagenet1k_v1", "imagenet1k_v2")
@@ -137,10 +138,15 @@ class DataSection(Section):
     split: Literal["group", "source", "random"] = "group"
     """How tiles are split. group: whole slides or patients; source: as the source said; random: by tile,
     which is optimistic, since tiles of one slide then fall on both sides."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seed of the split (group, random). Null: run.seed. Given, several seeds of a run share one split."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of tiles for validation (group, random)."""
     test_fraction: Fraction = 0.0
     """Share of tiles for a test that is looked at once (group, random)."""
+    evaluate_test: bool = True
+    """Whether the test tiles are looked at when training has ended. false: they are set aside, as a search's trials
+    do."""
     class_map: dict[str, str] = {}
     """Other names of classes, e.g. {STRO: STR}; applied to all stores when they are read.
     As a flag: --data.class_map '{"STRO": "STR"}'"""
@@ -253,14 +259,44 @@ class ScaleSection(Section):
     """auto: GPUs where there are any. true: an error where there are none."""
     cpus_per_worker: Literal["auto"] | PositiveInt = "auto"
     """CPU cores of a worker. auto: the machine's, shared evenly."""
-    gpus_per_worker: PositiveInt = 1
-    """GPUs of a worker; it trains on the first."""
+    gpus_per_worker: PositiveInt | Annotated[float, Field(gt=0.0, lt=1.0)] = 1
+    """GPUs of a worker; it trains on the first. A fraction such as 0.25 lets the trials of a search, of one worker
+    each, share a GPU."""
     timeout_s: PositiveInt = 180
     """Seconds after which a collective operation that does not return is an error."""
 
 
+SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-2]}, "model.unfrozen_depth": {"choice": [0, 1, 2, 3]}}
+
+
+class SearchSection(Section):
+    """Which configurations `python -m trainer tune` tries, how it chooses them, and when it gives one up."""
+
+    space: dict[str, Any] = SPACE
+    """What is searched, by option: uniform, loguniform or randint [low, high] (randint has both ends), quniform,
+    qloguniform or qrandint [low, high, step], choice [value, ...] or grid [value, ...].
+    As a flag: --search.space '{"optim.lr": {"loguniform": [1e-5, 1e-2]}}'"""
+    trials: PositiveInt = 16
+    """How many configurations are tried. More may be asked for later. A grid has as many as it has."""
+    searcher: Literal["random", "grid", "optuna"] = "optuna"
+    """random; grid: every combination, each option being a choice or grid; optuna: TPE, which learns from the trials
+    before."""
+    scheduler: Literal["none", "asha", "median"] = "asha"
+    """What stops a bad trial early. asha: at growing numbers of epochs the best 1/reduction go on; median: whoever is
+    worse than the median of the others' running means ends."""
+    grace_epochs: PositiveInt = 1
+    """Epochs beyond the schedule's warm-up that every trial gets."""
+    reduction: Annotated[float, Field(gt=1.0)] = 3.0
+    """asha: of how many trials one goes on, and by how much the epochs between two decisions grow."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a trial that breaks is started again, from its last checkpoint."""
+    final_seeds: Annotated[int, Field(ge=0)] = 3
+    """With how many new seeds the choice is trained again, and then evaluated on test and external data. 0: no look at
+    those."""
+
+
 class Config(Section):
-    """One run, completely described."""
+    """One run, completely described; or, with what is searched, many."""
 
     run: RunSection = RunSection()
     data: DataSection
@@ -269,6 +305,7 @@ class Config(Section):
     optim: OptimSection = OptimSection()
     loop: LoopSection = LoopSection()
     scale: ScaleSection = ScaleSection()
+    search: SearchSection = SearchSection()
 
 
 SECTIONS = {name: cast(type[Section], field.annotation).model_fields for name, field in Config.model_fields.items()}
@@ -278,6 +315,7 @@ EXPLAIN = Explain(SECTIONS)
 IDENTITY_FIELDS = (
     "run.seed",
     "data.split",
+    "data.split_seed",
     "data.val_fraction",
     "data.test_fraction",
     "data.class_map",
@@ -291,6 +329,16 @@ IDENTITY_FIELDS = (
     "loop.best_metric",
 )
 """What must agree when a run is resumed, beside the fingerprints of stores and base weights."""
+
+
+SEARCHABLE = Searchable(
+    EXPLAIN,
+    SPACE,
+    {f"{section}.{option}" for section in ("augment", "model", "optim", "loop") for option in SECTIONS[section]}
+    - {"loop.best_metric", "loop.checkpoint_every", "loop.keep"}
+    | {"run.seed"},
+)
+"""What a search may vary: all that makes another run of the same tiles, judged in the same way."""
 
 
 def seconds(duration: str) -> float:
@@ -318,7 +366,24 @@ def identity(config: Config) -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """The resolved configuration as YAML; `load_config` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    unsearched = {"search"} if config.search == SearchSection() else None
+    return yaml.safe_dump(config.model_dump(mode="json", exclude=unsearched), sort_keys=False, allow_unicode=True)
+
+
+def with_options(config: Config, options: Mapping[str, Any], place: str) -> Config:
+    """The configuration with some options, given by dotted key, at other values.
+
+    Raises:
+        UsageError: naming `place`, where they do not go together.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in options.items():
+        section, option = key.split(".")
+        sections.setdefault(section, {})[option] = value
+    try:
+        return Config.model_validate(_override(config.model_dump(mode="json"), sections))
+    except ValidationError as error:
+        raise UsageError(*EXPLAIN.problems(error, place, {})) from None
 
 
 def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
@@ -351,10 +416,13 @@ def merge(file: Path, source: CliSettingsSource[Any], values: argparse.Namespace
     given = read_yaml(file)
     if not isinstance(given, dict):
         raise UsageError(f"{file}: must hold sections (run, data, ...), each with its options")
+    merged = _override(_override({"data": {}}, given), flags)
     try:
-        config = Config.model_validate(_override(_override({"data": {}}, given), flags))
+        config = Config.model_validate(merged)
     except ValidationError as error:
         problems = EXPLAIN.problems(error, str(file), flatten(flags)) + problems
+    where = "command line" if "space" in flags.get("search", {}) else str(file)
+    problems += [f"{where}: {problem}" for problem in SEARCHABLE.problems(merged.get("search"))]
     if problems:
         raise UsageError(*problems)
     return config

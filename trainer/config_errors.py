@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -59,7 +59,7 @@ class Explain:
         option = ".".join(key.split(".")[:2])
         if option != key and (form := self.as_flag(option)):
             return f"{key}: {option} is given whole{form}"
-        return f"{key}: {self._no_such_option(key)}"
+        return f"{key}: {self.no_such_option(key)}"
 
     def as_flag(self, key: str) -> str:
         """How to give an option of several values on the command line, as its help says; nothing for other options."""
@@ -69,7 +69,18 @@ class Explain:
         _, found, form = meaning.partition("As a flag: ")
         return f"; as a flag: {form}" if found else ""
 
-    def _no_such_option(self, key: str) -> str:
+    def value_problem(self, key: str, value: object) -> str | None:
+        """Why an option, by dotted key, does not take a value; None where it does."""
+        section, option = key.split(".")
+        field = self.sections[section][option]
+        try:
+            kind: Any = Annotated[field.annotation, field]
+            TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            return _any_of([self._reason(item, key)[0] for item in error.errors(include_url=False)])
+        return None
+
+    def no_such_option(self, key: str) -> str:
         """Suggests what is near in its section, else the option of this name in another, else what is very near."""
         section, _, option = key.rpartition(".")
         known = [f"{name}.{option}" for name, options in self.sections.items() for option in options]
@@ -84,7 +95,7 @@ class Explain:
     def _reason(self, item: ErrorDetails, key: str) -> tuple[str, str]:
         """What is wrong, and what was given where that helps."""
         if item["type"] == "extra_forbidden":
-            return self._no_such_option(key), ""
+            return self.no_such_option(key), ""
         hidden = isinstance(item["input"], Mapping) or item["type"] == SECRET
         given = "" if hidden else f" (given: {item['input']!r})"
         if item["type"] == "missing":

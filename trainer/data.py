@@ -31,13 +31,16 @@ class RunData:
     classes: tuple[str, ...]
     splits: NDArray[np.str_]
     class_map: Mapping[str, str]
+    evaluate_test: bool
 
     def evaluated(self) -> list[str]:
-        """The parts that get predictions: val, test where there is one, and the external stores."""
-        return ["val", *(["test"] if (self.splits == "test").any() else []), *self.external]
+        """The parts that get predictions: val, test where there is one to look at, and the external stores."""
+        has_test = self.evaluate_test and (self.splits == "test").any()
+        return ["val", *(["test"] if has_test else []), *self.external]
 
     def index(self, part: str) -> pd.DataFrame:
         """The index rows of a part, with the classes as the run calls them."""
+        assert part != "test" or self.evaluate_test, "test tiles are set aside (data.evaluate_test)"
         index = self.external[part].index if part in self.external else self.store.index.loc[self.splits == part]
         return index.assign(label=_mapped(index["label"], self.class_map))
 
@@ -106,7 +109,7 @@ def open_data(config: Config, split_file: Path | None = None) -> RunData:
     with problems.kept():
         splits = _split(config, index, split_file)
     problems.check()
-    return RunData(store, external, classes, splits, data.class_map)
+    return RunData(store, external, classes, splits, data.class_map, data.evaluate_test)
 
 
 def write_split(file: Path, data: RunData) -> None:

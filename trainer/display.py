@@ -57,7 +57,7 @@ class Display:
 
     def show(self, message: Json) -> None:
         """Shows one message."""
-        if message["phase"] in ("start", "mirror"):
+        if message["phase"] in ("start", "mirror", "note"):
             for line in message["lines"]:
                 say(line, self.console)
             if self._live:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import shutil
-import threading
 import time
-import uuid
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 
 from cluster.ray_cluster import Resources, connect, join
@@ -21,22 +14,18 @@ from trainer.copier import Copier
 from trainer.data import RunData
 from trainer.display import Display
 from trainer.errors import RunError, UsageError
-from trainer.job import job_id
+from trainer.fruitless import check_progress
+from trainer.group import train_on_group
 from trainer.lock import RunLock
 from trainer.mirror import Mirror, UnreachableError
 from trainer.plan import Plan, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
-from trainer.ranks import Ranks
-from trainer.remote import Board, on_worker
-from trainer.rundir import Json, RunDir, read_json, write_json
+from trainer.rundir import Json, RunDir, read_json
 from trainer.scale import Machine, this_machine
 from trainer.stop import StopSignals
-from trainer.worker import Outcome, work
+from trainer.worker import Outcome, work_alone
 
 DONE, FAILED, STOPPED = 0, 1, 75
-MAX_FAILURES = 3
-MAX_FRUITLESS = 3
-POLL_S = 0.2
 
 
 def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool = False) -> int:
@@ -51,13 +40,13 @@ def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool
     if debug:
         return _train(_alone(config), this_machine(), stop, fresh=fresh, debug=True)
     with join() as cluster:
-        return _train(config, _machine(cluster), stop, fresh=fresh, debug=False)
+        return _train(config, machine_of(cluster), stop, fresh=fresh, debug=False)
 
 
 def describe(config: Config) -> str:
     """What `train` would do: the resolved configuration, the split by class, what learns, what a checkpoint takes."""
     with join() as cluster:
-        plan, data, _ = make_plan(config, _machine(cluster))
+        plan, data, _ = make_plan(config, machine_of(cluster))
     parameters, size = trainable(plan)
     counts = data.counts()
     counts.loc["all"] = counts.sum()
@@ -78,9 +67,9 @@ def _alone(config: Config) -> Config:
     return config.model_copy(update={"scale": scale})
 
 
-def _machine(cluster: Resources | None) -> Machine:
-    """What the run can have: the cluster that was joined, else this machine."""
-    return Machine(cluster.nodes, cluster.cores, cluster.gpus, cluster=True) if cluster else this_machine()
+def machine_of(cluster: Resources | None) -> Machine:
+    """What a run can have: the cluster that was joined, else this machine."""
+    return Machine(cluster.each, cluster=True) if cluster else this_machine()
 
 
 def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, debug: bool) -> int:
@@ -103,7 +92,7 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
         with Display(console, live=not debug) as display:
             outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
     if outcome.status == "stopped":
-        _check_progress(plan, before)
+        check_progress(plan.run.fruitless_file, advanced=_newest_step(plan.run) > before)
     return _conclude(plan, outcome, console)
 
 
@@ -114,123 +103,33 @@ def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
             display.stopping()
         return stop.asked()
 
-    return work(plan, Ranks(device=torch.device("cuda" if plan.scale.gpu else "cpu")), report)
+    return work_alone(plan, report)
 
 
 def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
     scale = plan.scale
     display.waiting("starting Ray")
-    with connect(cpus=scale.workers * scale.threads, gpus=scale.workers * scale.gpus_per_worker if scale.gpu else 0):
+    with connect(cpus=scale.workers * scale.threads, gpus=scale.gpus):
         if stop.asked():
             return Outcome("stopped", "before its first step")
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        # On the driver's own node, so that no other's loss takes it away.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
         display.waiting(f"starting {plan.scale}")
-        ended: list[Outcome] = []
-        # Ray Train takes INT over when it runs on the main thread, so it gets another.
-        fit = threading.Thread(target=lambda: ended.append(_outcome(plan, board)), name="ray-train", daemon=True)
-        fit.start()
-        try:
-            while fit.is_alive():
-                fit.join(POLL_S)
-                if stop.asked():
-                    display.stopping()
-                for message in ray.get(board.exchange.remote(stop.asked())):
-                    display.show(message)
-        except ray.exceptions.RayError as error:
-            return _ray_ended(error)
-        finally:
-            shutil.rmtree(plan.run.ray_dir, ignore_errors=True)
-    return ended[0]
 
+        def asked() -> bool:
+            if stop.asked():
+                display.stopping()
+            return stop.asked()
 
-def _outcome(plan: Plan, board: Any) -> Outcome:
-    """How Ray Train ended, whatever it did."""
-    from ray.train.v2.api.exceptions import WorkerGroupError
-
-    try:
-        return _fit(plan, board)
-    except WorkerGroupError as error:
-        return Outcome("failed", f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}")
-    except Exception as error:  # this is the end of a thread: nobody else would say what happened
-        return _ray_ended(error)
-
-
-def _ray_ended(error: Exception) -> Outcome:
-    return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
-
-
-def _fit(plan: Plan, board: Any) -> Outcome:
-    """Runs `work` on every worker of a Ray Train group, started again where one dies; rank 0's outcome."""
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    scale, timeout_s = plan.scale, plan.config.scale.timeout_s
-    if scale.least < scale.workers:
-        # A group waits this long for the node that it has lost before it goes on with fewer; Ray would wait a minute.
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
-    trainer = TorchTrainer(
-        on_worker,
-        train_loop_config={"plan": pickle.dumps(plan), "umask": _umask(), "board": board},
-        torch_config=TorchConfig(backend="nccl" if scale.gpu else "gloo", timeout_s=timeout_s),
-        scaling_config=ScalingConfig(
-            num_workers=scale.workers if scale.least == scale.workers else (scale.least, scale.workers),
-            use_gpu=scale.gpu,
-            resources_per_worker={"CPU": scale.threads, **({"GPU": scale.gpus_per_worker} if scale.gpu else {})},
-            placement_strategy="PACK" if scale.gpu else "SPREAD",
-        ),
-        # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
-        run_config=RunConfig(
-            name=uuid.uuid4().hex,
-            storage_path=str(plan.run.ray_dir),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    outcome = trainer.fit().return_value
-    assert isinstance(outcome, Outcome), "every worker answers with an outcome"
-    return outcome
-
-
-def _umask() -> int:
-    """This process's, which the system only tells in exchange for another."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        return train_on_group(plan, display.show, asked)
 
 
 def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:
-    if outcome.status == "failed":
+    if outcome.status in ("failed", "diverged"):
         raise RunError(outcome.message)
     if outcome.status == "stopped":
         say(f"stopped {outcome.message}: the same command goes on from there", console)
         return STOPPED
     say(_result(plan), console)
     return DONE
-
-
-def _check_progress(plan: Plan, before: int) -> None:
-    """Ends a batch job that is requeued again and again and stopped each time before it has taken a step.
-
-    Raises:
-        RunError: the third time in a row.
-    """
-    file = plan.run.fruitless_file
-    if job_id() is None or _newest_step(plan.run) > before:
-        file.unlink(missing_ok=True)
-        return
-    times = 1 + (read_json(file)["times"] if file.exists() else 0)
-    write_json(file, {"times": times})
-    if times >= MAX_FRUITLESS:
-        file.unlink()
-        raise RunError(
-            f"stopped {times} times in a row before a single step, and would be requeued for ever; give the job more "
-            "time (sbatch --time, or a later --signal)"
-        )
 
 
 def _newest_step(run: RunDir) -> int:
@@ -251,14 +150,14 @@ def _headline(plan: Plan, data: RunData) -> str:
 
 def _result(plan: Plan) -> str:
     best = read_json(plan.run.best_file)
-    predictions, run = _near(plan.run.predictions_dir), _near(plan.run.path)
+    predictions, run = near(plan.run.predictions_dir), near(plan.run.path)
     return (
         f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f}; predictions in {predictions}\n"
         f"next: python -m analysis report {run} --out reports/{plan.run.name}"
     )
 
 
-def _near(path: Path) -> Path:
+def near(path: Path) -> Path:
     """A path as a person here would type it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -291,7 +190,7 @@ def _reach_mirror(plan: Plan, console: Console, *, fresh: bool) -> Mirror | None
     except UnreachableError as error:
         if fresh or not plan.run.identity_file.exists():
             raise
-        say(f"{error}\ntraining goes on from {_near(plan.run.path)}", console)
+        say(f"{error}\ntraining goes on from {near(plan.run.path)}", console)
         return None
 
 

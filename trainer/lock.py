@@ -15,7 +15,7 @@ from types import TracebackType
 from trainer.durable import create_exclusive
 from trainer.errors import RunError
 from trainer.job import job_id, job_restarts
-from trainer.rundir import Json, RunDir, json_bytes, now, read_json, write_json
+from trainer.rundir import Json, RunDir, SearchDir, json_bytes, now, read_json, write_json
 
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
@@ -32,7 +32,7 @@ class RunLock:
     process; any other by its heartbeat, which must stand still for 20 s by our own clock before the run is taken over.
     """
 
-    def __init__(self, run: RunDir):
+    def __init__(self, run: RunDir | SearchDir):
         self.run = run
         self._ended = threading.Event()
         self._me: Json = {
@@ -70,7 +70,7 @@ class RunLock:
         """Of two that found the same dead lock, the slower one has removed the quicker one's; that one ends here."""
         time.sleep(SETTLE_S)
         if not self._is_mine():
-            raise RunError(f"run {self.run.name} was started twice in the same moment, and the other start has it")
+            raise RunError(f"{self.run} was started twice in the same moment, and the other start has it")
 
     def _beat(self) -> None:
         beats = 0
@@ -96,8 +96,8 @@ class RunLock:
             holder = {}
         if set(holder) >= HELD_BY and is_alive(holder, self.run.lock_file):
             raise RunError(
-                f"run {self.run.name} is being trained by process {holder['pid']} on {holder['host']} since "
-                f"{holder['since']}; wait for it, stop it, or give this run another --run.name"
+                f"{self.run} is being trained by process {holder['pid']} on {holder['host']} since "
+                f"{holder['since']}; wait for it, stop it, or give this one another --run.name"
             )
         try:
             self.run.lock_file.unlink(missing_ok=True)

@@ -99,17 +99,18 @@ def fit(
         StopRequestedError: where a stop was asked for; the position at that step boundary has been saved.
         DivergedError: before anything that is not finite was saved.
     """
-    try:
-        while position.epoch < config.loop.epochs:
+    while position.epoch < config.loop.epochs:
+        try:
             train_epoch(learner, train, config, position, ranks, hooks)
             logits = evaluate(learner, val, "val", config, ranks, hooks.report)
-            _end_epoch(learner, train, scores(logits, val.labels), position, ranks, hooks)
+        except StopRequestedError:
             _save(learner, position, ranks, hooks)
-            if ranks.first:
-                hooks.report({"phase": "epoch", "record": position.history[-1]})
-    except StopRequestedError:
+            raise
+        _end_epoch(learner, train, scores(logits, val.labels), position, ranks, hooks)
         _save(learner, position, ranks, hooks)
-        raise
+        asked = ranks.first and hooks.report({"phase": "epoch", "record": position.history[-1]})
+        if ranks.highest(asked):
+            raise StopRequestedError
 
 
 def train_epoch(

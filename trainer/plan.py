@@ -8,7 +8,7 @@ import math
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from trainer.config import Config, dump, identity
 from trainer.data import RunData, open_data, write_split
 from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
-from trainer.job import job_id, job_restarts
+from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
 from trainer.rundir import Json, RunDir, now, read_json, write_json
@@ -64,11 +64,19 @@ class Plan:
         return _digest(self.identity)
 
 
-def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple[Plan, RunData, Base]:
+def make_plan(
+    config: Config, machine: Machine, *, fresh: bool = False, place: RunDir | None = None
+) -> tuple[Plan, RunData, Base]:
     """Resolves what is `auto` for this machine, opens the data and the starting weights, and checks that it all fits.
 
     What a run that has begun resolved is kept, unless it is to start over (`fresh`). A batch job starts over once:
     when it is requeued, it goes on with what it has begun.
+
+    Args:
+        config: the run.
+        machine: on what.
+        fresh: whether it is to start over.
+        place: where it is kept, where that is not `run.storage`/`run.name`: the trials of a search.
 
     Raises:
         UsageError: naming what does not fit and the remedy.
@@ -89,7 +97,7 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
     drawn = _digest({**data.fingerprints(), **identity(config), "model.weights": base.sha256})
     stem = re.sub("[^A-Za-z0-9._-]", "-", data.store.path.name)[:60].lstrip("._-") or "run"
     name = config.run.name or f"{stem}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
-    run = RunDir(config.run.storage / name)
+    run = place or RunDir(config.run.storage / name)
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     starts_over = fresh and not _is_of_this_job(run)
     begun = run.read_identity() if run.identity_file.exists() and not starts_over else {}
@@ -114,10 +122,8 @@ def make_plan(config: Config, machine: Machine, *, fresh: bool = False) -> tuple
 
 def _is_of_this_job(run: RunDir) -> bool:
     """Whether an earlier start of this very job has begun it."""
-    if job_id() is None or not job_restarts() or not run.identity_file.exists():
-        return False
     try:
-        return bool(run.read_identity().get("job") == job_id())
+        return run.identity_file.exists() and is_requeued_from(run.read_identity().get("job"))
     except RunError:  # damaged: a reason to start over
         return False
 
@@ -136,6 +142,32 @@ def write_run(plan: Plan, data: RunData, base: Base) -> None:
         write_json(plan.run.identity_file, _description(plan, data))
     write_atomic(plan.run.config_file, dump(plan.config).encode())
     store_base(plan.run, base.sha256, base.data)
+
+
+def halve_micro_batch(plan: Plan) -> str:
+    """After memory ran out: from the next start on, the run takes half as many tiles through the network at once.
+
+    Batches stay as they are. Every worker that ran out may ask for it, and it is done once.
+
+    Returns:
+        What there is to say.
+
+    Raises:
+        RunError: where a half is too little.
+    """
+    micro_batch = plan.micro_batch // 2
+    if micro_batch < 2:
+        raise RunError(
+            f"out of memory with {plan.micro_batch} tiles at once, and fewer there cannot be; lower augment.input_size "
+            "or model.unfrozen_depth, or give a worker more memory"
+        )
+    write_json(plan.run.identity_file, {**plan.run.read_identity(), "micro_batch": micro_batch})
+    return f"out of memory with {plan.micro_batch} tiles at once: goes on with {micro_batch}, in the same batches"
+
+
+def as_begun(plan: Plan) -> Plan:
+    """The plan with the micro-batch that the run has come to."""
+    return replace(plan, micro_batch=plan.run.read_identity()["micro_batch"])
 
 
 def is_finished(plan: Plan, data: RunData) -> bool:

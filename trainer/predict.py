@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from trainer.durable import write_atomic
+from trainer.errors import RunError
 
 
 def write_predictions(
@@ -36,3 +38,30 @@ def predicted_by(file: Path) -> str | None:
         return bytes(pq.read_schema(file).metadata[b"checkpoint"]).decode()
     except (OSError, pa.ArrowException, KeyError, TypeError):
         return None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions, read: (n, classes) logits of the n tiles whose class is known, (n,) class indices and groups."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    groups: pd.Series
+
+
+def read_predictions(file: Path) -> Predicted:
+    """Reads a file of predictions.
+
+    Raises:
+        RunError: where it cannot be read.
+    """
+    try:
+        table = pq.read_table(file)
+        classes = json.loads(table.schema.metadata[b"classes"])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read ({error})") from None
+    frame = table.to_pandas()
+    frame = frame[frame["label"].isin(classes)]
+    labels = np.asarray(pd.Categorical(frame["label"], categories=classes).codes, dtype=np.int64)
+    logits = np.stack(frame["logits"].to_list()) if len(frame) else np.zeros((0, len(classes)))
+    return Predicted(logits.astype(np.float32), labels, frame["group"])

@@ -10,7 +10,7 @@ from typing import Any
 
 Message = dict[str, Any]
 REPORT_EVERY_S = 0.2
-MILESTONES = ("start", "epoch", "mirror")
+MILESTONES = ("start", "epoch", "mirror", "note")
 
 
 def on_worker(given: dict[str, Any]) -> Any:
@@ -20,11 +20,12 @@ def on_worker(given: dict[str, Any]) -> Any:
     """
     from ray.train.torch import get_device
 
+    from trainer.plan import as_begun
     from trainer.ranks import Ranks
     from trainer.worker import work
 
     os.umask(given["umask"])
-    plan = pickle.loads(given["plan"])
+    plan = as_begun(pickle.loads(given["plan"]))
     return work(plan, Ranks.of_process_group(get_device(), plan.config.scale.timeout_s), BoardReport(given["board"]))
 
 

@@ -1,4 +1,7 @@
-"""The run directory: every path in it, and how files in it are written. The contract between trainer and analysis."""
+"""The run directory and the search directory: every path in them, and how files in them are written.
+
+The contract between trainer and analysis.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,10 @@ class RunDir:
 
     path: Path
 
+    def __str__(self) -> str:
+        """In a sentence."""
+        return f"run {self.name}"
+
     @property
     def name(self) -> str:
         """The run's name."""
@@ -30,7 +37,7 @@ class RunDir:
     @property
     def storage(self) -> Path:
         """The storage root, which also holds the frozen weights of all its runs."""
-        is_trial = (self.path.parents[1] / "search.json").exists()
+        is_trial = SearchDir(self.path.parents[1]).exists()
         return self.path.parents[2] if is_trial else self.path.parent
 
     @property
@@ -94,6 +101,16 @@ class RunDir:
         return self.path / "fruitless.json"
 
     @property
+    def trial_file(self) -> Path:
+        """A trial's parameters and status, which the search keeps."""
+        return self.path / "trial.json"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
     def ray_dir(self) -> Path:
         """Ray's own state while it trains: disposable."""
         return self.path / "ray"
@@ -144,6 +161,82 @@ class RunDir:
         """
         self.attempts_dir.mkdir(exist_ok=True)
         return create_exclusive(self.attempt_file(number), json_bytes({"attempt": number, **record}))
+
+
+@dataclass(frozen=True)
+class SearchDir:
+    """Paths of one search, `<storage>/<search>`. Its trials are run directories, and so are its final runs."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        """In a sentence."""
+        return f"search {self.name}"
+
+    @property
+    def name(self) -> str:
+        """The search's name."""
+        return self.path.name
+
+    @property
+    def search_file(self) -> Path:
+        """What the search is, how far it is, and what it chose."""
+        return self.path / "search.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Who is searching here."""
+        return self.path / "lock.json"
+
+    @property
+    def fruitless_file(self) -> Path:
+        """How many starts of a batch job in a row were stopped before they had taken a step."""
+        return self.path / "fruitless.json"
+
+    @property
+    def trials_dir(self) -> Path:
+        """The trials, by number."""
+        return self.path / "trials"
+
+    @property
+    def final_dir(self) -> Path:
+        """The choice, trained again with new seeds."""
+        return self.path / "final"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        """Event files with the parameters and result of every trial."""
+        return self.path / "tensorboard"
+
+    @property
+    def ray_dir(self) -> Path:
+        """Ray's own state while it searches: disposable."""
+        return self.path / "ray"
+
+    def exists(self) -> bool:
+        """Whether there is a search."""
+        return self.search_file.exists()
+
+    def read(self) -> Json:
+        """search.json's content; a RunError naming the file where it is missing or damaged."""
+        return read_json(self.search_file)
+
+    def trial(self, number: int) -> RunDir:
+        """One trial's run directory."""
+        return RunDir(self.trials_dir / f"{number:04d}")
+
+    def final(self, trial: str, seed: int) -> RunDir:
+        """The run directory of a trial's parameters, trained again with another seed."""
+        return RunDir(self.final_dir / f"{trial}-seed{seed}")
+
+    def trials(self) -> list[RunDir]:
+        """The trials so far, in order of their numbers."""
+        found = [RunDir(file.parent) for file in self.trials_dir.glob("*/trial.json")]
+        return sorted(found, key=lambda run: (len(run.name), run.name))
+
+    def finals(self) -> list[RunDir]:
+        """The final runs so far, of every choice that was ever made."""
+        return [RunDir(file.parent) for file in sorted(self.final_dir.glob("*/trial.json"))]
 
 
 def now() -> str:

@@ -18,12 +18,25 @@ NO_DEVICES = ("", "-1", "NoDevFiles")
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is: `cores` of the smallest node, `gpus` of all together."""
+    """What there is: the cores and GPUs of each node."""
 
-    nodes: int
-    cores: int
-    gpus: int
+    each: tuple[tuple[int, int], ...]
     cluster: bool
+
+    @property
+    def nodes(self) -> int:
+        """How many there are."""
+        return len(self.each)
+
+    @property
+    def cores(self) -> int:
+        """Those of the smallest node."""
+        return min(cores for cores, _ in self.each)
+
+    @property
+    def gpus(self) -> int:
+        """Those of all nodes together."""
+        return sum(gpus for _, gpus in self.each)
 
 
 @dataclass(frozen=True)
@@ -33,18 +46,24 @@ class Scale:
     workers: int
     least: int
     gpu: bool
-    gpus_per_worker: int
+    gpus_per_worker: float
     threads: int
+
+    @property
+    def gpus(self) -> int:
+        """Whole GPUs that all workers together need to be given."""
+        return math.ceil(self.workers * self.gpus_per_worker) if self.gpu else 0
 
     def __str__(self) -> str:
         count = f"{self.least} to {self.workers}" if self.least < self.workers else str(self.workers)
         kind = f"{'GPU' if self.gpu else 'CPU'} worker{'s' if self.workers > 1 else ''}"
-        return f"{count} {kind} of {self.threads} thread{'s' if self.threads > 1 else ''} each"
+        each = " each" if self.workers > 1 else ""
+        return f"{count} {kind} of {self.threads} thread{'s' if self.threads > 1 else ''}{each}"
 
 
 def this_machine() -> Machine:
     """The cores that this process may use, and the GPUs that torch sees."""
-    return Machine(1, len(os.sched_getaffinity(0)), torch.cuda.device_count(), cluster=False)
+    return Machine(((len(os.sched_getaffinity(0)), torch.cuda.device_count()),), cluster=False)
 
 
 def unseen_gpus() -> str:
@@ -62,14 +81,9 @@ def resolve(asked: ScaleSection, machine: Machine) -> Scale:
         UsageError: where the machine has not what is asked for, or GPUs were granted and torch sees none: no reason to
             train on the CPU and say nothing.
     """
-    granted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if asked.gpu is not False and granted not in NO_DEVICES and not torch.cuda.is_available():
-        raise UsageError(f"scale.gpu: GPU {granted} was granted (CUDA_VISIBLE_DEVICES), and {unseen_gpus()}")
-    gpu = machine.gpus > 0 if asked.gpu == "auto" else asked.gpu
-    if gpu and not machine.gpus:
-        problem = "no node of the cluster has a GPU" if machine.cluster else unseen_gpus()
-        raise UsageError(f"scale.gpu: true, and {problem}")
+    gpu = use_gpus(asked, machine)
     least, workers = _workers(asked, machine, gpu)
+    _check_sharing(asked, gpu, workers)
     share = max(1, machine.cores // math.ceil(workers / machine.nodes))
     threads = share if asked.cpus_per_worker == "auto" else asked.cpus_per_worker
     scale = Scale(workers, least, gpu, asked.gpus_per_worker, threads)
@@ -79,6 +93,22 @@ def resolve(asked: ScaleSection, machine: Machine) -> Scale:
     return scale
 
 
+def use_gpus(asked: ScaleSection, machine: Machine) -> bool:
+    """Whether to train on GPUs.
+
+    Raises:
+        UsageError: where they are asked for and not there, or were granted and torch sees none.
+    """
+    granted = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if asked.gpu is not False and granted not in NO_DEVICES and not torch.cuda.is_available():
+        raise UsageError(f"scale.gpu: GPU {granted} was granted (CUDA_VISIBLE_DEVICES), and {unseen_gpus()}")
+    gpu = machine.gpus > 0 if asked.gpu == "auto" else asked.gpu
+    if gpu and not machine.gpus:
+        problem = "no node of the cluster has a GPU" if machine.cluster else unseen_gpus()
+        raise UsageError(f"scale.gpu: true, and {problem}")
+    return gpu
+
+
 def _workers(asked: ScaleSection, machine: Machine, gpu: bool) -> tuple[int, int]:
     """Fewest and most workers."""
     if isinstance(asked.workers, int):
@@ -86,8 +116,17 @@ def _workers(asked: ScaleSection, machine: Machine, gpu: bool) -> tuple[int, int
     if asked.workers != "auto":
         least, most = asked.workers.split(":")
         return int(least), int(most)
-    workers = max(1, machine.gpus // asked.gpus_per_worker) if gpu else max(CPU_WORKERS, machine.nodes)
+    workers = max(1, int(machine.gpus // max(1, asked.gpus_per_worker))) if gpu else max(CPU_WORKERS, machine.nodes)
     return workers, workers
+
+
+def _check_sharing(asked: ScaleSection, gpu: bool, workers: int) -> None:
+    """Refuses workers of one run on one GPU, where NCCL would end with an error of its own."""
+    if gpu and asked.gpus_per_worker < 1 < workers:
+        raise UsageError(
+            f"scale.gpus_per_worker: with {asked.gpus_per_worker}, several of a run's {workers} workers would share a "
+            "GPU, over which they cannot talk to each other; set scale.workers: 1, or whole GPUs"
+        )
 
 
 def _check_room(scale: Scale, machine: Machine) -> None:

@@ -32,7 +32,7 @@ from trainer.data import RunData, open_data
 from trainer.errors import RunError, UsageError
 from trainer.loop import DivergedError, Hooks, Learner, Position, StopRequestedError, evaluate, fit
 from trainer.model import build, cut, set_training
-from trainer.plan import Plan
+from trainer.plan import Plan, as_begun, halve_micro_batch
 from trainer.predict import predicted_by, write_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import Json, append_json_line, now
@@ -50,7 +50,7 @@ STOP_WAIT_S = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a worker ended: done, stopped or failed, and what there is to say."""
+    """How a worker ended: done, stopped, diverged, short of memory or failed, and what there is to say."""
 
     status: str
     message: str = ""
@@ -84,10 +84,44 @@ def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
     except StopRequestedError:
         return Outcome("stopped", f"at step {position.step}, with a good checkpoint")
     except DivergedError as error:
-        return Outcome("failed", _diverged(plan, position, error))
+        return Outcome("diverged", _diverged(plan, position, error))
     except (UsageError, RunError) as error:
         return Outcome("failed", str(error))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return take_less(plan, ranks, report)
     return Outcome("done")
+
+
+def work_alone(plan: Plan, report: Report) -> Outcome:
+    """`work` as the only worker, in this process; where memory runs out, again with fewer tiles at once."""
+    ranks = Ranks(device=torch.device("cuda" if plan.scale.gpu else "cpu"))
+    while (outcome := work(as_begun(plan), ranks, report)).status == "short of memory":
+        torch.cuda.empty_cache()
+    return outcome
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory, or this machine's, was not enough. The CPU's allocator has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
+def take_less(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
+    """Has the next start take fewer tiles at once.
+
+    Raises:
+        RuntimeError: where other ranks wait for this one, so that all of them are started again.
+    """
+    try:
+        note = halve_micro_batch(plan)
+        report({"phase": "note", "lines": [note]})
+        outcome = Outcome("short of memory", note)
+    except RunError as error:
+        outcome = Outcome("failed", str(error))
+    if ranks.world_size > 1:
+        raise RuntimeError(outcome.message)
+    return outcome
 
 
 def on_first(ranks: Ranks, act: Callable[[], T]) -> T:

@@ -4,7 +4,7 @@ from trainer.config import ScaleSection
 from trainer.errors import UsageError
 from trainer.scale import Machine, resolve
 
-TWO_CORES = Machine(nodes=1, cores=2, gpus=0, cluster=False)
+TWO_CORES = Machine(((2, 0),), cluster=False)
 
 
 @pytest.mark.parametrize(("workers", "cores"), [(1, 3), (2, 2), (2, 40), ("1:2", 2)])

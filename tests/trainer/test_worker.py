@@ -135,7 +135,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(trained: Plan) 
 def test_a_diverging_run_fails_and_names_the_remedy(make_config: MakeConfig) -> None:
     plan = start(make_config(**{"optim.lr": 1e30, "scale.workers": 1, "model.unfrozen_depth": 1}))
     outcome = work(plan, Ranks(), lambda _: False)
-    assert outcome.status == "failed"
+    assert outcome.status == "diverged"
     assert "diverged" in outcome.message
     assert "optim.lr" in outcome.message
     assert not listed(plan.run)

@@ -16,12 +16,13 @@ SPLITS = ("train", "val", "test")
 MOST_FOLDS = 20
 
 
-def split_tiles(index: pd.DataFrame, data: DataSection, seed: int) -> NDArray[np.str_]:
+def split_tiles(index: pd.DataFrame, data: DataSection, run_seed: int) -> NDArray[np.str_]:
     """The split (train, val or test) of each row of a store's index.
 
     Raises:
         UsageError: where the store cannot be split as asked, or a class would be missing from a part.
     """
+    seed = run_seed if data.split_seed is None else data.split_seed
     splits = {"group": _by_group, "source": _by_source, "random": _by_tile}[data.split](index, data, seed)
     _check_classes(index["label"], splits, data)
     return splits

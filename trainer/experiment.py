@@ -1,0 +1,244 @@
+"""Trials on a cluster, as many at once as fit: one experiment of Ray Tune's.
+
+Tune's own state is disposable, as Ray Train's is. Each start is a new experiment, which goes on with what the run
+directories know: trials that have not ended from their checkpoints, a scheduler's decisions from past epochs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
+from ray.tune.search import Searcher
+
+from trainer.concurrency import Concurrency
+from trainer.group import POLL_S, umask
+from trainer.jobs import Jobs
+from trainer.remote import Board
+from trainer.rundir import Json
+from trainer.search_plan import SearchPlan
+from trainer.trial import Trial
+
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run directories have it all
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverged at once has no metric
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Stands for a trial that schedulers know from an earlier start."""
+
+    trial_id: str
+
+
+def run_trials(
+    jobs: Jobs, scheduler: Any, plan: SearchPlan, show: Callable[[Json], object], asked: Callable[[], bool]
+) -> None:
+    """Trains all jobs, or until a stop is asked for. Then every running trial ends with a checkpoint.
+
+    Args:
+        jobs: what to train.
+        scheduler: Ray Tune's, which stops trials early.
+        plan: the search.
+        show: is given every message of the trials, which say which `trial` they are of.
+        asked: whether to stop; is called again and again.
+    """
+    folder = plan.search.ray_dir
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to trials is said in our words
+    here = ray.get_runtime_context().get_node_id()
+    node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=node)(Board).remote()
+    proposals = Proposals(jobs, scheduler, plan.metric)
+    trainable = tune.with_parameters(Trial, machine=plan.machine, board=board, umask=umask())
+    experiment = partial(
+        tune.run,  # its newer face, Tuner, would pickle everything first
+        trainable,
+        name=uuid.uuid4().hex,
+        storage_path=str(folder),
+        resources_per_trial=_resources(plan.place),
+        search_alg=proposals,
+        scheduler=scheduler,
+        num_samples=jobs.total,
+        max_concurrent_trials=plan.place.trials,
+        max_failures=plan.config.search.retries,
+        raise_on_failed_trial=False,
+        reuse_actors=True,
+        trial_name_creator=_name,
+        trial_dirname_creator=_name,
+        callbacks=[Watch(jobs, plan.place.scale.workers)],
+        verbose=0,
+    )
+    ended: list[BaseException | None] = []
+    # Tune takes INT and USR1 over when it runs on the main thread, so it gets another.
+    fit = threading.Thread(target=lambda: ended.append(_error_of(experiment)), name="ray-tune", daemon=True)
+    fit.start()
+    try:
+        while fit.is_alive():
+            fit.join(POLL_S)
+            proposals.stopped = proposals.stopped or asked()
+            for message in ray.get(board.exchange.remote(proposals.stopped)):
+                jobs.ledger.here(message["trial"], message["host"])
+                if message["phase"] == "note":
+                    jobs.ledger.note(message["trial"], message["lines"])
+                show(message)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if ended[0] is not None:
+        raise ended[0]
+
+
+def _error_of(experiment: Callable[[], object]) -> BaseException | None:
+    try:
+        experiment()
+    except BaseException as error:  # this is the end of a thread: it is raised on the main one
+        return error
+    return None
+
+
+def _resources(place: Concurrency) -> Any:
+    """What Tune reserves for a trial: its one worker; or nothing, where Ray Train reserves all workers together."""
+    scale = place.scale
+    if scale.workers > 1:
+        return tune.PlacementGroupFactory([{"memory": 1.0}])  # 1 byte: Tune wants something
+    return tune.PlacementGroupFactory(
+        [{"CPU": float(scale.threads), **({"GPU": float(scale.gpus_per_worker)} if scale.gpu else {})}]
+    )
+
+
+def _name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
+    """What Tune asks for a next trial."""
+
+    def __init__(self, jobs: Jobs, scheduler: Any, metric: str):
+        super().__init__()
+        self._jobs, self._scheduler, self._metric = jobs, scheduler, metric
+        self._names: dict[str, str] = {}
+        self.stopped = False
+        for record in jobs.ledger.records():
+            if record.has_ended:
+                self._replay(record.run, record.run)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial, or that there is none."""
+        if self.stopped or (run := self._jobs.next()) is None:
+            return Searcher.FINISHED
+        self._names[trial_id] = run.name
+        self._replay(trial_id, run.name)
+        return {"run": str(run.path), "trial": run.name, "metric": self._metric}
+
+    def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
+        """A trial has ended, or been ended."""
+        name, ledger = self._names[trial_id], self._jobs.ledger
+        if error:
+            return  # Watch has what there is to say
+        if result is not None and "status" in result:
+            if result["epoch"]:
+                ledger.epoch(name, result)
+            ledger.end(name, result["status"], result["message"])
+        elif result is not None:
+            ledger.end(name, "stopped", f"by the scheduler, after epoch {result['epoch']}")
+        self._jobs.ended(name)
+
+    def on_trial_result(self, trial_id: str, result: Json) -> None:
+        """An epoch has ended."""
+        self._jobs.ledger.epoch(self._names[trial_id], result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a restart reads the run directories."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a restart reads the run directories."""
+
+    def _replay(self, trial_id: str, name: str) -> None:
+        """Tells the scheduler the epochs that a trial has behind it."""
+        known = Known(trial_id)
+        self._scheduler.on_trial_add(None, known)
+        for epoch, value in enumerate(self._jobs.ledger.values(name), 1):
+            self._scheduler.on_trial_result(None, known, {"epoch": epoch, self._metric: value})
+
+
+class Watch(tune.Callback):  # type: ignore[misc]  # Ray is not typed
+    """Keeps the ledger of what only Tune knows."""
+
+    def __init__(self, jobs: Jobs, workers: int):
+        self._jobs, self._workers = jobs, workers
+
+    def on_trial_start(self, *, trial: Any, **_: Any) -> None:
+        """A trial's process has it now."""
+        self._jobs.ledger.begin(trial.config["trial"], self._workers)
+
+    def on_trial_recover(self, *, trial: Any, **_: Any) -> None:
+        """A trial broke, and is started again."""
+        self._jobs.ledger.broke(trial.config["trial"], _why(trial))
+
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
+        """A trial broke for the last time."""
+        self._jobs.ledger.end(trial.config["trial"], "failed", _why(trial))
+        self._jobs.ended(trial.config["trial"])
+
+
+def _why(trial: Any) -> str:
+    """The last line of what Tune has written down of a trial's last failure."""
+    try:
+        text = Path(trial.error_file).read_text().split("Failure # ")[-1]
+    except (OSError, TypeError):
+        return "for an unknown reason"
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    return (lines[-1] if "Traceback" in text else lines[0]) if lines else "for an unknown reason"
+
+
+class FiniteOnly:
+    """Keeps a trial that diverged before it had a value from a scheduler's statistics."""
+
+    _metric: str
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Json) -> None:
+        """A trial has ended."""
+        if math.isfinite(result[self._metric]):
+            super().on_trial_complete(tune_controller, trial, result)  # type: ignore[misc]
+
+
+class Asha(FiniteOnly, AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray is not typed
+    """Asynchronous successive halving (Li et al. 2020), Tune's."""
+
+
+class Median(FiniteOnly, MedianStoppingRule):  # type: ignore[misc]  # Ray is not typed
+    """Median stopping (Golovin et al. 2017), Tune's."""
+
+
+def early_stopping(plan: SearchPlan) -> Any:
+    """What stops trials early, after their schedule's warm-up and the epochs of grace; epochs count from 1."""
+    asked = plan.config.search
+    grace = min(plan.epochs, plan.warm_up + asked.grace_epochs)
+    judged = {"time_attr": "epoch", "metric": plan.metric, "mode": plan.mode, "grace_period": grace}
+    if asked.scheduler == "asha":
+        # A trial that comes to its last epoch has ended; Tune is not to end it before that.
+        return Asha(max_t=plan.epochs + 1, reduction_factor=asked.reduction, **judged)
+    if asked.scheduler == "median":
+        return Median(min_time_slice=math.inf, **judged)  # never lets a trial wait for others
+    return no_stopping()
+
+
+def no_stopping() -> Any:
+    """Every trial comes to its last epoch."""
+    return FIFOScheduler()

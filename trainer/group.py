@@ -1,0 +1,104 @@
+"""One run on a group of Ray Train workers, watched from this process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from trainer.plan import Plan
+from trainer.remote import Board, on_worker
+from trainer.rundir import Json
+from trainer.worker import Outcome
+
+MAX_FAILURES = 3
+POLL_S = 0.2
+
+
+def train_on_group(plan: Plan, show: Callable[[Json], object], asked: Callable[[], bool]) -> Outcome:
+    """Trains a run on workers of the Ray that this process is connected to.
+
+    Args:
+        plan: the run.
+        show: is given every message of the workers.
+        asked: whether they shall stop; is called again and again.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # On this process's own node, so that no other's loss takes it away.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    ended: list[Outcome] = []
+    # Ray Train takes INT over when it runs on the main thread, so it gets another.
+    fit = threading.Thread(target=lambda: ended.append(_outcome(plan, board)), name="ray-train", daemon=True)
+    fit.start()
+    try:
+        while fit.is_alive():
+            fit.join(POLL_S)
+            for message in ray.get(board.exchange.remote(asked())):
+                show(message)
+    except ray.exceptions.RayError as error:
+        return _ray_ended(error)
+    finally:
+        shutil.rmtree(plan.run.ray_dir, ignore_errors=True)
+    return ended[0]
+
+
+def _outcome(plan: Plan, board: Any) -> Outcome:
+    """How Ray Train ended, whatever it did."""
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    try:
+        return _fit(plan, board)
+    except WorkerGroupError as error:
+        return Outcome("failed", f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}")
+    except Exception as error:  # this is the end of a thread: nobody else would say what happened
+        return _ray_ended(error)
+
+
+def _ray_ended(error: Exception) -> Outcome:
+    return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
+
+
+def _fit(plan: Plan, board: Any) -> Outcome:
+    """Runs `work` on every worker of a Ray Train group, started again where one dies; rank 0's outcome."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    scale, timeout_s = plan.scale, plan.config.scale.timeout_s
+    if scale.least < scale.workers:
+        # A group waits this long for the node that it has lost before it goes on with fewer; Ray would wait a minute.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    trainer = TorchTrainer(
+        on_worker,
+        train_loop_config={"plan": pickle.dumps(plan), "umask": umask(), "board": board},
+        torch_config=TorchConfig(backend="nccl" if scale.gpu else "gloo", timeout_s=timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=scale.workers if scale.least == scale.workers else (scale.least, scale.workers),
+            use_gpu=scale.gpu,
+            resources_per_worker={"CPU": scale.threads, **({"GPU": scale.gpus_per_worker} if scale.gpu else {})},
+            placement_strategy="PACK" if scale.gpu else "SPREAD",
+        ),
+        # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=str(plan.run.ray_dir),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    outcome = trainer.fit().return_value
+    assert isinstance(outcome, Outcome), "every worker answers with an outcome"
+    return outcome
+
+
+def umask() -> int:
+    """This process's, which the system only tells in exchange for another."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,117 @@
+"""What a search trains, one after another: its trials, then its choice with new seeds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from trainer.config import Config, dump
+from trainer.durable import write_atomic
+from trainer.errors import UsageError
+from trainer.ledger import Ledger, Record
+from trainer.rundir import RunDir
+from trainer.search_plan import SearchPlan
+
+Ended = Callable[[Record], None]
+
+
+class Jobs(Protocol):
+    """Runs that are to be trained."""
+
+    ledger: Ledger
+    total: int
+    """At most so many are left."""
+    begun: int
+    """So many of those were begun before."""
+
+    def next(self) -> RunDir | None:
+        """The run directory of the next one, which has its configuration; None where there is none any more."""
+        ...
+
+    def ended(self, name: str) -> None:
+        """Is told of each that has ended."""
+        ...
+
+
+class TrialJobs:
+    """Trials that were begun go first; then the searcher proposes, up to the number asked for."""
+
+    def __init__(self, plan: SearchPlan, ledger: Ledger, ended: Ended):
+        records = ledger.records()
+        known = [record for record in records if record.has_ended]
+        self.plan, self.ledger, self._ended = plan, ledger, ended
+        self._begun = deque(record for record in records if not record.has_ended)
+        self._number = max((record.number for record in records), default=0)
+        self._searcher = plan.make_searcher(len(known))
+        self.begun = len(self._begun)
+        self.total = self.begun + max(0, plan.total - self._number)
+        for record in known:
+            self._learn(record)
+
+    def next(self) -> RunDir | None:
+        """The run directory of the next trial; None where all have been tried."""
+        while (record := self._next()) is not None:
+            run = self.ledger.run(record.trial)
+            try:
+                _write_config(run, self.plan.trial_config(run, record.parameters))
+            except UsageError as error:  # options that each are right need not go together
+                self.ledger.end(record.trial, "failed", str(error))
+                self.ended(record.trial)
+            else:
+                return run
+        return None
+
+    def ended(self, name: str) -> None:
+        """Has the searcher learn from a trial."""
+        record = self.ledger.record(name)
+        if record.has_ended:
+            self._learn(record)
+        self._ended(record)
+
+    def _next(self) -> Record | None:
+        if self._begun:
+            return self._begun.popleft()
+        if self._number >= self.plan.total:
+            return None
+        self._number += 1
+        run, parameters = self.plan.search.trial(self._number), self._searcher.propose(self._number)
+        record = self.plan.record(run, run.name, self._number, parameters)
+        self.ledger.add(run, record)
+        return record
+
+    def _learn(self, record: Record) -> None:
+        values = self.ledger.values(record.trial)
+        self._searcher.learn(record.number, record.parameters, values, whole=record.status == "done")
+
+
+class FinalJobs:
+    """A trial's parameters with new seeds, each tested at its end."""
+
+    def __init__(self, plan: SearchPlan, ledger: Ledger, chosen: Record):
+        self.plan, self.ledger = plan, ledger
+        self.names: list[str] = []
+        for seed in plan.final_seeds(chosen.parameters):
+            run = plan.search.final(chosen.trial, seed)
+            self.names.append(run.name)
+            if run.name not in ledger:
+                ledger.add(run, replace(plan.record(run, chosen.trial, chosen.number, chosen.parameters), seed=seed))
+        self._left = deque(name for name in self.names if not ledger.record(name).has_ended)
+        self.total = self.begun = len(self._left)
+
+    def next(self) -> RunDir | None:
+        """The run directory of the next one; None where all have been trained."""
+        if not self._left:
+            return None
+        name = self._left.popleft()
+        run, record = self.ledger.run(name), self.ledger.record(name)
+        _write_config(run, self.plan.final_config(run, record.parameters, record.seed))
+        return run
+
+    def ended(self, name: str) -> None:
+        """Nothing follows from it."""
+
+
+def _write_config(run: RunDir, config: Config) -> None:
+    write_atomic(run.config_file, dump(config).encode())

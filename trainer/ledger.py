@@ -1,0 +1,172 @@
+"""What is known of a search's trials: kept in each one's `trial.json`, as it happens, by the program that searches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainer.errors import RunError
+from trainer.rundir import Json, RunDir, now, read_json, write_json
+from trainer.space import Parameters
+
+ENDED = ("done", "stopped", "diverged", "failed")
+
+
+@dataclass
+class Record:
+    """One trial: what it is, and how far."""
+
+    run: str
+    """Its run directory's name: the trial's, or for a final run `<trial>-seed<k>`."""
+    trial: str
+    number: int
+    seed: int
+    parameters: Parameters
+    epochs: int
+    status: str = "waiting"
+    epoch: int = 0
+    value: float | None = None
+    message: str = ""
+    notes: list[str] = field(default_factory=list)
+    started: str | None = None
+    ended: str | None = None
+    seconds: float = 0.0
+    worker_seconds: float = 0.0
+    workers: int = 0
+    host: str | None = None
+    failures: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not to go on."""
+        return self.status in ENDED
+
+
+class Ledger:
+    """The records of some trials, by name. Several threads may use it."""
+
+    def __init__(self, metric: str, mode: str):
+        self._metric, self._best = metric, {"max": max, "min": min}[mode]
+        self._records: dict[str, Record] = {}
+        self._runs: dict[str, RunDir] = {}
+        self._since: dict[str, float] = {}
+        self._one_at_a_time = threading.RLock()
+
+    def add(self, run: RunDir, record: Record) -> None:
+        """Takes a trial in, and writes its record where it has none."""
+        with self._one_at_a_time:
+            self._records[run.name], self._runs[run.name] = record, run
+            if not run.trial_file.exists():
+                run.path.mkdir(parents=True, exist_ok=True)
+                self._write(run.name)
+
+    def take_in(self, runs: Iterable[RunDir]) -> None:
+        """Takes trials in as an earlier start left them: what ran then, waits now."""
+        for run in runs:
+            try:
+                record = Record(**read_json(run.trial_file))
+            except TypeError:
+                raise RunError(f"{run.trial_file}: is damaged (another content than a trial's)") from None
+            if not record.has_ended:
+                record.status = "waiting"
+                record.epoch, record.value = self._reached(run)
+            self.add(run, record)
+
+    def records(self) -> list[Record]:
+        """All of them, as they are now, in the order that they were taken in."""
+        with self._one_at_a_time:
+            return list(self._records.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._records
+
+    def record(self, name: str) -> Record:
+        """A trial's record."""
+        return self._records[name]
+
+    def retry_failed(self) -> None:
+        """Gives trials that failed another chance."""
+        for record in self.records():
+            if record.status == "failed":
+                self.end(record.run, "waiting", record.message)
+
+    def run(self, name: str) -> RunDir:
+        """A trial's run directory."""
+        return self._runs[name]
+
+    def begin(self, name: str, workers: int) -> None:
+        """A trial's process has it now."""
+        with self._one_at_a_time:
+            record = self._records[name]
+            record.status, record.workers = "running", workers
+            record.started = record.started or now()
+            self._since[name] = time.monotonic()
+            self._write(name)
+
+    def epoch(self, name: str, result: Json) -> None:
+        """An epoch has ended."""
+        with self._one_at_a_time:
+            record = self._records[name]
+            value = result[self._metric]
+            record.epoch = result["epoch"]
+            record.value = value if record.value is None else self._best(record.value, value)
+            self._count_time(name)
+            self._write(name)
+
+    def here(self, name: str, host: str) -> None:
+        """Where a trial runs."""
+        with self._one_at_a_time:
+            self._records[name].host = host
+
+    def note(self, name: str, lines: list[str]) -> None:
+        """Something else to know of a trial."""
+        with self._one_at_a_time:
+            self._records[name].notes += lines
+            self._write(name)
+
+    def broke(self, name: str, message: str) -> None:
+        """It ended where it should not have, and is to be started again."""
+        with self._one_at_a_time:
+            record = self._records[name]
+            record.failures += 1
+            record.notes.append(f"broke in epoch {record.epoch + 1} and was started again: {message}")
+            record.status = "waiting"
+            self._count_time(name)
+            self._since.pop(name, None)
+            self._write(name)
+
+    def end(self, name: str, status: str, message: str = "") -> None:
+        """It has ended, or (waiting) has been interrupted."""
+        with self._one_at_a_time:
+            record = self._records[name]
+            record.status, record.message = status, message
+            record.ended = now() if record.has_ended else None
+            self._count_time(name)
+            self._since.pop(name, None)
+            self._write(name)
+
+    def values(self, name: str) -> list[float]:
+        """A trial's value after each epoch."""
+        return [line[self._metric] for line in self._runs[name].read_metrics()]
+
+    def _reached(self, run: RunDir) -> tuple[int, float | None]:
+        """How many epochs a trial has behind it, and its best value."""
+        values = [line[self._metric] for line in run.read_metrics()]
+        return len(values), self._best(values, default=None)
+
+    def _count_time(self, name: str) -> None:
+        if (since := self._since.get(name)) is not None:
+            record, self._since[name] = self._records[name], time.monotonic()
+            record.seconds += self._since[name] - since
+            record.worker_seconds += (self._since[name] - since) * record.workers
+
+    def _write(self, name: str) -> None:
+        write_json(self._runs[name].trial_file, _rounded(asdict(self._records[name])))
+
+
+def _rounded(content: dict[str, Any]) -> Json:
+    """Seconds to hundredths: nobody needs more, and everybody can read that."""
+    return {key: round(value, 2) if key.endswith("seconds") else value for key, value in content.items()}

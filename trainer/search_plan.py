@@ -1,0 +1,269 @@
+"""Everything about a search that can be decided, and refused, before a trial starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trainer.concurrency import Concurrency, concurrency
+from trainer.config import Config, SearchSection, identity, with_options
+from trainer.data import RunData
+from trainer.errors import Problems, UsageError
+from trainer.job import job_id
+from trainer.ledger import Record
+from trainer.plan import Plan, make_plan, trainable
+from trainer.rundir import Json, RunDir, SearchDir, now
+from trainer.scale import Machine
+from trainer.searchers import GridSearch, RandomSearch, Searcher, Tpe
+from trainer.space import Parameters, Space
+from trainer.weights import Base
+
+DEPTH = "model.unfrozen_depth"
+WARM_UP = {"constant": 0.0, "onecycle": 0.3}
+"""Share of the epochs in which a schedule raises the learning rate."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search, resolved for the machine that it starts on."""
+
+    config: Config
+    search: SearchDir
+    space: Space
+    total: int
+    place: Concurrency
+    machine: Machine
+    one: Plan
+    """The base configuration as a run."""
+    stores: Json
+
+    @property
+    def metric(self) -> str:
+        """What trials are judged by, on validation."""
+        return self.config.loop.best_metric
+
+    @property
+    def mode(self) -> str:
+        """Whether more of it is better, or less."""
+        return "min" if self.metric.endswith("loss") else "max"
+
+    @property
+    def identity(self) -> Json:
+        """What must agree when the search is started again, by dotted key."""
+        asked = self.config.search
+        free = {"trials", "retries", "final_seeds"}
+        options = {f"search.{key}": value for key, value in asked.model_dump(mode="json").items() if key not in free}
+        fixed = {key: value for key, value in identity(self.config).items() if key not in self.space.options}
+        weights = {} if "model.weights" in self.space.options else {"model.weights": self.one.base_sha256}
+        return {**options, **fixed, **self.one.fingerprints, **weights, "classes": list(self.one.classes)}
+
+    @property
+    def epochs(self) -> int:
+        """The most that a trial can have."""
+        return max(config.loop.epochs for config in self._extremes("loop.epochs"))
+
+    @property
+    def warm_up(self) -> int:
+        """Epochs in which a trial's learning rate may still be rising."""
+        schedules = [config.optim.schedule for config in self._extremes("optim.schedule")]
+        return max(math.ceil(WARM_UP[schedule] * self.epochs) for schedule in schedules)
+
+    def make_searcher(self, known: int) -> Searcher:
+        """What chooses the parameters of trials; `known`: how many have ended already."""
+        seed = self.config.run.seed
+        if self.config.search.searcher == "random":
+            return RandomSearch(self.space, seed)
+        if self.config.search.searcher == "grid":
+            return GridSearch(self.space)
+        return Tpe(self.space, seed, self.mode, known)
+
+    def trial_config(self, run: RunDir, parameters: Parameters) -> Config:
+        """A trial's configuration, which is that of a run without external or test data.
+
+        Raises:
+            UsageError: where the parameters do not go together.
+        """
+        apart = {"data.external": {}, "data.evaluate_test": False}
+        return self._run_config(run, {**parameters, **apart})
+
+    def final_config(self, run: RunDir, parameters: Parameters, seed: int) -> Config:
+        """The same with another seed, on the same split, and with what it is to be tested on at last."""
+        return self._run_config(run, {**parameters, "run.seed": seed})
+
+    def checkpoints_bytes(self) -> int:
+        """What the checkpoints of all trials and final runs take at most; a trial not known yet is of the deepest."""
+        deepest = max(self._extremes(DEPTH), key=lambda config: config.model.unfrozen_depth)
+        depths = [self.depth(parameters) for parameters in self.known_parameters()]
+        depths += [deepest.model.unfrozen_depth] * (self.total - len(depths) + self.config.search.final_seeds)
+        runs = {depth: replace(self.one, config=with_options(self.config, {DEPTH: depth}, "")) for depth in set(depths)}
+        sizes = {depth: trainable(run)[1] for depth, run in runs.items()}
+        return self.config.loop.keep * sum(sizes[depth] for depth in depths)
+
+    def final_seeds(self, parameters: Parameters) -> list[int]:
+        """The seeds of the final runs: none that was used in the search."""
+        used = {self.seed(parameters), *(config.run.seed for config in self._extremes("run.seed"))}
+        return [max(used) + place for place in range(1, self.config.search.final_seeds + 1)]
+
+    def seed(self, parameters: Parameters) -> int:
+        """The seed of a trial with these parameters."""
+        return int(parameters.get("run.seed", self.config.run.seed))
+
+    def record(self, run: RunDir, trial: str, number: int, parameters: Parameters) -> Record:
+        """What there is to know of a trial before it begins."""
+        epochs = int(parameters.get("loop.epochs", self.config.loop.epochs))
+        return Record(run.name, trial, number, self.seed(parameters), parameters, epochs)
+
+    def depth(self, parameters: Parameters) -> int:
+        """The unfrozen depth of a trial with these parameters."""
+        return int(parameters.get(DEPTH, self.config.model.unfrozen_depth))
+
+    def known_parameters(self) -> list[Parameters]:
+        """Those of all trials, where they do not depend on results."""
+        if self.config.search.searcher == "optuna":
+            return []
+        searcher = self.make_searcher(known=0)
+        return [searcher.propose(number) for number in range(1, self.total + 1)]
+
+    def settings(self) -> Json:
+        """What search.json says of the newest start; it may change."""
+        scale = self.place.scale
+        return {
+            "trials": self.total,
+            "final_seeds": self.config.search.final_seeds,
+            "config": self.config.model_dump(mode="json"),
+            "scale": {
+                "workers": scale.workers,
+                "threads": scale.threads,
+                "gpu": scale.gpu,
+                "gpus_per_worker": scale.gpus_per_worker,
+                "concurrent": self.place.trials,
+            },
+        }
+
+    def description(self, data: RunData) -> Json:
+        """What search.json says of what the search is."""
+        asked = self.config.search
+        return {
+            "search": self.search.name,
+            "created": now(),
+            "job": job_id(),
+            "state": "running",
+            "space": asked.space,
+            "searcher": asked.searcher,
+            "scheduler": asked.scheduler,
+            "seed": self.config.run.seed,
+            "metric": self.metric,
+            "mode": self.mode,
+            "data": {
+                "tiles": self.stores["data.tiles"],
+                "external": {
+                    key.removeprefix("data.external."): store
+                    for key, store in self.stores.items()
+                    if key != "data.tiles"
+                },
+                "split": self.config.data.split,
+                "val_tiles": int((data.splits == "val").sum()),
+            },
+            "classes": list(self.one.classes),
+            "identity": self.identity,
+            "starts": [],
+            "choice": None,
+            **self.settings(),
+        }
+
+    def _run_config(self, run: RunDir, options: Json) -> Config:
+        scale, data = self.place.scale, self.config.data
+        given = {
+            "data.split_seed": self.config.run.seed if data.split_seed is None else data.split_seed,
+            "scale.workers": scale.workers,
+            "scale.gpu": scale.gpu,
+            "scale.cpus_per_worker": scale.threads,
+            "run.name": f"{self.search.name}-{run.name}",
+            "run.mirror": None,
+            **options,
+        }
+        unsearched = self.config.model_copy(update={"search": SearchSection()})
+        return with_options(unsearched, given, f"trial {run.name}")
+
+    def _extremes(self, key: str) -> Iterator[Config]:
+        """The base configuration with each extreme value of an option, where that is searched."""
+        values = self.space.options[key].extremes() if key in self.space.options else []
+        section, option = key.split(".")
+        for value in values or [getattr(getattr(self.config, section), option)]:
+            yield with_options(self.config, {key: value}, "search.space")
+
+
+def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunData, Base]:
+    """Resolves what is `auto` for this machine, opens the data and the starting weights, and checks that it all fits.
+
+    Raises:
+        UsageError: naming what does not fit and the remedy.
+    """
+    asked, problems = config.search, Problems()
+    space = Space.read(asked.space)
+    total = len(GridSearch(space)) if asked.searcher == "grid" else asked.trials
+    with problems.kept():
+        place = concurrency(config.scale, machine, total)
+    with problems.kept():
+        # As a run of one worker, which fits anywhere: what it is on has been looked at above.
+        alone = with_options(config, {"scale.workers": 1, "scale.cpus_per_worker": 1}, "search")
+        one, data, base = make_plan(alone, machine)
+    problems.check()
+    name = config.run.name or _derived_name(config, one)
+    search = SearchDir(config.run.storage / name)
+    if RunDir(search.path).identity_file.exists():
+        raise UsageError(f"run.name: {name} is the name of a run in {config.run.storage}; give the search another")
+    named = with_options(config, {"run.name": name}, "search")
+    plan = SearchPlan(named, search, space, total, place, machine, one, _stores(data))
+    for number, parameters in enumerate(plan.known_parameters(), 1):
+        with problems.kept():
+            plan.trial_config(plan.search.trial(number), parameters)
+    problems.check()
+    return plan, data, base
+
+
+def check_same(plan: SearchPlan, known: Json) -> None:
+    """Refuses to go on with a search that is another one.
+
+    Raises:
+        UsageError: naming what differs.
+    """
+    mine = json.loads(json.dumps(plan.identity))
+    if changed := [key for key in {**known, **mine} if known.get(key) != mine.get(key)]:
+        lines = [line for key in changed for line in _difference(key, known.get(key), mine.get(key))]
+        raise UsageError(
+            f"search {plan.search.name} in {plan.config.run.storage} is another search:\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + "\ngive this one another --run.name, or move the old one aside with --fresh"
+        )
+
+
+def _difference(key: str, before: Any, after: Any) -> list[str]:
+    """What changed in an option, field by field in a space."""
+    if key != "search.space":
+        return [f"{key}: was {before}, is {after}"]
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    none = "not searched"
+    return [f"{key}: {name}: was {before.get(name, none)}, is {after.get(name, none)}" for name in changed]
+
+
+def _derived_name(config: Config, one: Plan) -> str:
+    """Of the data and what is searched."""
+    drawn = {**one.identity, "search": config.search.model_dump(mode="json", exclude={"trials", "final_seeds"})}
+    digest = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
+    stem = re.sub("[^A-Za-z0-9._-]", "-", config.data.tiles.name)[:60].lstrip("._-") or "tiles"
+    return f"{stem}-search-{digest[:8]}"
+
+
+def _stores(data: RunData) -> Json:
+    """Which tiles the search is about, by their key in the configuration."""
+    stores = {"data.tiles": data.store, **{f"data.external.{name}": store for name, store in data.external.items()}}
+    return {
+        key: {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store)}
+        for key, store in stores.items()
+    }
