@@ -235,7 +235,7 @@ def label(field: Field, value: object) -> str:
     text = field.text(value)
     if not text.isascii() or not text.isprintable():
         return f"#{field.values.index(value) + 1}"
-    short = text if len(text) <= LONGEST else ".." + text[2 - LONGEST :]
+    short = text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
     return short.replace("$", r"\$")  # no mathematics
 
 

@@ -97,7 +97,7 @@ def _shown(column: Column, trials: Sequence[Trial]) -> _Shown:
 
 def _cut(shown: _Shown, width: int) -> _Shown:
     """The column at most so wide; of what is longer the end is kept, where names of nodes and files differ."""
-    cells = [cell if cell_len(cell) <= width else ".." + cell[2 - width :] for cell in shown.cells]
+    cells = [cell if cell_len(cell) <= width else "…" + cell[1 - width :] for cell in shown.cells]
     return _Shown(shown.column, shown.heading, cells)
 
 

@@ -105,7 +105,7 @@ def test_names_that_look_like_markup_or_are_wide_stay_what_they_are(tmp_path: Pa
     lines = console.export_text().splitlines()
     assert "[red]a[/red]" in lines[3]
     assert "肿瘤/权重.pth" in lines[4]
-    assert f"..{'x' * 18} " in lines[5]
+    assert f"…{'x' * 19} " in lines[5]
     ends = [cell_len(line[: re.search(r"done", line).start()]) for line in lines[3:6]]  # type: ignore[union-attr]
     assert len(set(ends)) == 1
 
