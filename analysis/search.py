@@ -225,14 +225,15 @@ def _choice(facts: Json, there: set[str]) -> Choice | None:
 
 def _trial(run: RunDir, facts: Json, is_alive: bool, problems: list[str]) -> Trial:
     state = _state(run, problems)
-    status, value = state["status"], state.get("value")
-    history = _history(run, problems)
+    status, history = state["status"], _history(run, problems)
+    best = _best(history, facts)
+    value = best.get(facts["metric"], state.get("value"))  # the search may not have heard of the last epoch
     return Trial(
         name=run.name,
         directory=run,
         parameters=state.get("parameters", {}),
         status="waiting" if status == "running" and not is_alive else status,
-        epoch=state.get("epoch", 0),
+        epoch=max(state.get("epoch", 0), len(history)),
         epochs=state.get("epochs", 0),
         value=value if value is not None and math.isfinite(value) else None,
         seconds=state.get("seconds", 0.0),
@@ -240,7 +241,7 @@ def _trial(run: RunDir, facts: Json, is_alive: bool, problems: list[str]) -> Tri
         host=state.get("host"),
         said=tuple(filter(None, (state.get("message", ""), *state.get("notes", ())))),
         history=history,
-        best=_best(history, facts),
+        best=best,
         validation=_scored(run, "val", facts, problems) if status == "done" else None,
     )
 
@@ -291,12 +292,13 @@ def _final(run: RunDir, facts: Json, problems: list[str]) -> Iterator[Final]:
 
 
 def _scored(run: RunDir, split: str, facts: Json, problems: list[str]) -> Interval | None:
-    """Balanced accuracy on a set; None where there are no predictions."""
+    """Balanced accuracy on a set; None where there are no predictions, or of no tile whose class is known."""
     file = run.predictions_file(split)
     try:
         stamp = file.stat()
         by_group = facts["data"]["split"] == "group" or split in facts["data"]["external"]
-        return _score(file, by_group, (stamp.st_mtime_ns, stamp.st_size))
+        score = _score(file, by_group, (stamp.st_mtime_ns, stamp.st_size))
+        return None if math.isnan(score.value) else score
     except FileNotFoundError:
         return None
     except UsageError as error:

@@ -94,7 +94,7 @@ def sources(search: Search) -> str:
 
 def warnings(search: Search) -> list[str]:
     """What a reader must know before believing the table."""
-    found = [f"{problem}" for problem in search.problems]
+    found = list(search.problems)
     if search.kind == TILE_LEVEL:
         what = "a depth" if DEPTH in search.space else "what is"
         found.append(

@@ -6,13 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
 from analysis.search import read_search
-from tests.analysis.made_runs import CLASSES
-from tests.analysis.made_searches import change, choose, write_final, write_search, write_trial
+from tests.analysis.made_runs import CLASSES, write_predictions
+from tests.analysis.made_searches import change, choose, index, write_final, write_search, write_trial
 from tests.conftest import REPOSITORY
 from trainer.errors import RunError, UsageError
 from trainer.rundir import SearchDir
@@ -121,6 +122,12 @@ def test_a_trial_that_is_not_there_yet_or_damaged_does_not_hide_the_others(searc
         assert len([problem for problem in read.problems if str(file) in problem]) == 1
 
 
+def test_an_epoch_that_the_search_has_not_heard_of_counts(search: SearchDir) -> None:
+    write_trial(search, 2, GIVEN, values=(0.4, 0.6), status="stopped", epoch=0, value=None)
+    trial = read_search(search.path).trial("0002")
+    assert (trial.epoch, trial.value, trial.balanced_accuracy) == (2, 0.6, 0.6)
+
+
 def test_epochs_without_a_finite_score_are_never_the_best(search: SearchDir) -> None:
     lines = search.trial(1).metrics_file.read_text().replace("0.7", "NaN")
     search.trial(1).metrics_file.write_text(lines)
@@ -140,6 +147,15 @@ def test_the_finals_are_those_of_the_present_choice(search: SearchDir) -> None:
     assert read.finals[0].looks == {"test": 1, "elsewhere": 1}
     assert read.final_runs() == []  # none of them has a run.json yet
     assert (read.kind_of("test"), read.kind_of("elsewhere")) == ("group-level split", "external set")
+
+
+def test_a_set_whose_classes_nobody_knows_has_no_score(search: SearchDir) -> None:
+    final = write_final(search, 10, 1, GIVEN, {"val": 0.9, "elsewhere": 0.8})
+    unknown = index().assign(label=None)
+    write_predictions(final.predictions_file("elsewhere"), unknown, np.zeros((60, 3)), CLASSES)
+    choose(search, 10, [10, 1], 10, finals=["0010-seed1"])
+    [read] = read_search(search.path).finals
+    assert list(read.scores) == ["val"]
 
 
 def test_a_choice_of_a_trial_that_is_gone_is_none(search: SearchDir) -> None:
