@@ -21,7 +21,7 @@ LAYERS = [
     {"space"},
     {"config"},
     {"tiles", "model", "rundir", "ranks"},
-    {"weights", "lock", "data", "predict", "display", "scale", "ledger", "fruitless"},
+    {"weights", "lock", "data", "predict", "display", "scale", "ledger", "fruitless", "tensorboard"},
     {"searchers", "selection", "search_display", "concurrency"},
     {"checkpoint"},
     {"loop", "mirror"},

@@ -151,6 +151,8 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         name, ledger = self._names[trial_id], self._jobs.ledger
         if error:
             return  # Watch has what there is to say
+        if result is not None:
+            ledger.here(name, result["hostname"])
         if result is not None and "status" in result:
             if result["epoch"]:
                 ledger.epoch(name, result)
@@ -198,13 +200,14 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is not typed
 
 
 def _why(trial: Any) -> str:
-    """The last line of what Tune has written down of a trial's last failure."""
+    """What Tune has written down of a trial's last failure: the error at a traceback's end, or the first line."""
     try:
         text = Path(trial.error_file).read_text().split("Failure # ")[-1]
     except (OSError, TypeError):
         return "for an unknown reason"
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    return (lines[-1] if "Traceback" in text else lines[0]) if lines else "for an unknown reason"
+    raised = any(line.startswith('File "') for line in lines)
+    return lines[-1 if raised else 0].removeprefix("trainer.errors.RunError: ") if lines else "for an unknown reason"
 
 
 class FiniteOnly:

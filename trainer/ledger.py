@@ -119,7 +119,9 @@ class Ledger:
     def here(self, name: str, host: str) -> None:
         """Where a trial runs."""
         with self._one_at_a_time:
-            self._records[name].host = host
+            if self._records[name].host != host:
+                self._records[name].host = host
+                self._write(name)
 
     def note(self, name: str, lines: list[str]) -> None:
         """Something else to know of a trial."""

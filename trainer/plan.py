@@ -23,7 +23,7 @@ from trainer.errors import Problems, RunError, UsageError
 from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
-from trainer.rundir import Json, RunDir, now, read_json, write_json
+from trainer.rundir import Json, RunDir, SearchDir, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve
 from trainer.strict_yaml import read_yaml
 from trainer.tiles.order import batch_bounds
@@ -98,6 +98,8 @@ def make_plan(
     stem = re.sub("[^A-Za-z0-9._-]", "-", data.store.path.name)[:60].lstrip("._-") or "run"
     name = config.run.name or f"{stem}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
     run = place or RunDir(config.run.storage / name)
+    if place is None and SearchDir(run.path).exists():
+        raise UsageError(f"run.name: {name} is the name of a search in {config.run.storage}; give the run another")
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     starts_over = fresh and not _is_of_this_job(run)
     begun = run.read_identity() if run.identity_file.exists() and not starts_over else {}

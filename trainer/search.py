@@ -28,6 +28,7 @@ from trainer.search_display import SearchDisplay, described_all
 from trainer.search_plan import SearchPlan, check_same, make_search_plan
 from trainer.selection import choose, standard_error
 from trainer.stop import StopSignals
+from trainer.tensorboard import write_hparams
 from trainer.weights import Base
 
 
@@ -151,8 +152,10 @@ class Search:
             self._write(choice={**choice, "finals": jobs.names})
         return jobs
 
-    def _choose(self, _: Record) -> None:
+    def _choose(self, ended: Record) -> None:
         """Chooses anew, as far as the trials have come."""
+        if ended.has_ended and ended.value is not None:
+            write_hparams(self.trials.run(ended.run).tensorboard_dir, ended.parameters, self.plan.metric)
         choice = choose(
             self.trials.records(), self.plan.mode, lambda record: self.plan.depth(record.parameters), self._error_of
         )
@@ -193,7 +196,7 @@ class Search:
         lines = [
             f"{plan.search}: {total} ({asked.searcher}, {_stopping(asked.scheduler)}) of {plan.space}; judged by "
             f"{plan.metric} on {self._state['data']['val_tiles']:,} validation tiles; {plan.place}",
-            f"checkpoints may take {needed / 1e9:,.1f} GB ({total}{finals}), and {free / 1e9:,.1f} GB are free",
+            f"checkpoints may take {_size(needed)} ({total}{finals}), and {_size(free)} are free",
         ]
         if needed > free:
             lines.append("warning: that is more than there is; lower loop.keep, or name another run.storage")
@@ -232,6 +235,10 @@ class Search:
                 seeds = ", ".join(f"{value:.4f}" for value in values)
                 lines.append(f"trained again with {len(records)} new seeds: {metric} on {part}: {seeds}")
         return lines
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _stopping(scheduler: str) -> str:

@@ -212,7 +212,7 @@ def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunD
     with problems.kept():
         # As a run of one worker, which fits anywhere: what it is on has been looked at above.
         alone = with_options(config, {"scale.workers": 1, "scale.cpus_per_worker": 1}, "search")
-        one, data, base = make_plan(alone, machine)
+        one, data, base = make_plan(alone, machine, place=RunDir(config.run.storage))
     problems.check()
     name = config.run.name or _derived_name(config, one)
     search = SearchDir(config.run.storage / name)

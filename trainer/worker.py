@@ -37,6 +37,7 @@ from trainer.predict import predicted_by, write_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import Json, append_json_line, now
 from trainer.scale import unseen_gpus
+from trainer.tensorboard import with_events
 from trainer.tiles.order import batch_bounds
 
 T = TypeVar("T")
@@ -300,7 +301,7 @@ def make_hooks(
         on_first(ranks, lambda: save(plan, learner, attempt, ranks, position))
         saved()
 
-    return Hooks(report, save_here, attempt)
+    return Hooks(with_events(report, plan.run.tensorboard_dir, attempt), save_here, attempt)
 
 
 def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Position) -> None:
