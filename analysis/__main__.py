@@ -1,4 +1,4 @@
-"""`python -m analysis report RUN [RUN ...] --out DIR`: parse, dispatch, nothing else."""
+"""`python -m analysis report | table`: parse, dispatch, nothing else."""
 
 from __future__ import annotations
 
@@ -9,34 +9,70 @@ from pathlib import Path
 
 from trainer.errors import RunError, UsageError
 
+FORMATS = ("text", "csv", "parquet", "html", "markdown")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
-        report(options.run, options.out, options.store)
+        if options.command == "report":
+            report(options.path, options.out, options.store)
+        else:
+            table(options.search, options.sort, options.format, ascending=options.ascending)
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stdout = None
     return 0
 
 
-def report(runs: Sequence[Path], out: Path, stores: Sequence[Path] = ()) -> None:
-    """Writes the page, and prints its headline, where it is, and what it lacks."""
+def report(paths: Sequence[Path], out: Path, stores: Sequence[Path] = ()) -> None:
+    """Writes the page of some runs or of a search; prints its headline, where it is, and what it lacks.
+
+    Raises:
+        UsageError: for a search beside other paths, and as `collect` and `write_report`.
+    """
     from analysis.collect import collect  # slow to import: not for --help
     from analysis.report.report import write_report
     from analysis.report.tables import headline
     from analysis.report.terminal import show
+    from analysis.search import is_search, read_search
 
-    collected = collect(runs, stores)
-    show(headline(collected), write_report(collected, out))
+    searches = [path for path in paths if is_search(path)]
+    if searches and len(paths) > 1:
+        raise UsageError(f"{searches[0]}: a search has a page of its own; name it alone")
+    search = read_search(paths[0]) if searches else None
+    runs = collect(search.final_runs() if search else paths, stores)
+    show(headline(runs), write_report(runs, out, search))
+
+
+def table(search: Path, sort: str | None = None, form: str = "text", *, ascending: bool = False) -> None:
+    """Prints a search's trials in one of the formats."""
+    from analysis.search import read_search
+    from analysis.table.columns import trial_table
+
+    made = trial_table(read_search(search), sort, ascending=ascending)
+    if form == "text":
+        from rich.console import Console
+
+        from analysis.table.terminal import show
+
+        show(made, Console())
+    else:
+        from analysis.table.exports import write
+
+        write(made, form)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Shows what a model learned.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    page = commands.add_parser("report", help="one HTML page of scores, curves and maps")
-    page.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run directory, e.g. runs/NAME")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    page = commands.add_parser("report", help="one HTML page of scores, curves and maps of runs, or of a search")
+    page.add_argument(
+        "path", nargs="+", type=Path, metavar="RUN", help="run directory, e.g. runs/NAME; or one search directory"
+    )
     page.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the page and its files")
     page.add_argument(
         "--store",
@@ -46,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PLACE",
         help="a tile store that was moved (repeatable)",
     )
+    trials = commands.add_parser("table", help="the trials of a search, one a row, also while it runs")
+    trials.add_argument("search", type=Path, metavar="SEARCH", help="search directory, e.g. runs/NAME")
+    trials.add_argument("--sort", metavar="COLUMN", help="highest first (default: by rank, the best first)")
+    trials.add_argument("--ascending", action="store_true", help="lowest first")
+    trials.add_argument("--format", choices=FORMATS, default="text", help="to standard output (default: text)")
     return parser
 
 

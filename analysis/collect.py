@@ -15,17 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.kinds import EXTERNAL, KINDS
 from analysis.scores import Floats, Indices, softmax
 from trainer.errors import RunError, UsageError
 from trainer.rundir import RunDir, read_json
 from trainer.tiles.store import META, Meta, TileStore
 
-KINDS = {
-    "group": "group-level split",  # by slide or patient
-    "source": "source's own split",
-    "random": "tile-level split",
-}
-EXTERNAL = "external set"
 COLUMNS = ("tile_id", "path", "group", "label", "logits")
 
 

@@ -1,4 +1,4 @@
-"""The only file that draws: curves, matrices and maps, in colours that the colour-blind can tell apart."""
+"""Draws what a run learned: curves, matrices and maps, in colours that the colour-blind can tell apart."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ COLOURS = ("#332288", "#44AA99", "#CCBB44", "#33BBEE", "#117733", "#882255", "#E
 SOLID, DASHED, DOTTED, DASH_DOTTED = "-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2))
 LINES = [(colour, SOLID if place < 5 else DASHED) for place, colour in enumerate(COLOURS)]
 INK, GREY, PALE = "#1f2933", "#9aa5b1", "#b8c2cc"
+GRID = "#e4e7eb"
 STYLE = {
     "font.size": 9,
     "text.color": INK,
@@ -80,7 +81,7 @@ def metric_curves(history: pd.DataFrame, best_epoch: int | None, title: str) -> 
 
 
 def _curves(history: pd.DataFrame, lines: dict[str, str], ylabel: str, best_epoch: int | None, title: str) -> Figure:
-    figure, axes = _new(5.2, 3.4, title)
+    figure, axes = new_figure(5.2, 3.4, title)
     styles = zip(COLOURS, (SOLID, DASHED, DOTTED), "osD", strict=False)  # equal curves show through each other's gaps
     for (column, label), (colour, dash, marker) in zip(lines.items(), styles, strict=False):
         axes.plot(history["epoch"], history[column], color=colour, ls=dash, marker=marker, ms=3.5, lw=1.5, label=label)
@@ -88,7 +89,7 @@ def _curves(history: pd.DataFrame, lines: dict[str, str], ylabel: str, best_epoc
         axes.axvline(best_epoch, color=GREY, lw=0.9, ls=(0, (4, 3)), zorder=0, label="best epoch")
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color="#e4e7eb", lw=0.6)
+    axes.grid(axis="y", color=GRID, lw=0.6)
     axes.legend()
     return figure
 
@@ -124,7 +125,7 @@ def _matrix(
     if len(names) > FEW:  # thousands of zeros would make the page heavy
         texts, unit = [["" if text == "0" else text for text in row] for row in texts], f"{unit} (blank: 0)"
     side = max(3.2, cell * len(names))
-    figure, axes = _new(side + 2.0, side + 1.2, title)
+    figure, axes = new_figure(side + 2.0, side + 1.2, title)
     sns.heatmap(
         values,
         annot=np.array(texts),
@@ -155,7 +156,7 @@ def _matrix(
 @STYLED
 def roc(curves: Sequence[Roc], micro: Roc, macro: Roc, names: Sequence[str], title: str) -> Figure:
     """One-vs-rest ROC of each class, micro and macro, with their areas."""
-    figure, axes = _new(5.2, 5.9, title)
+    figure, axes = new_figure(5.2, 5.9, title)
     _draw_roc(axes, curves, micro, macro, names)
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":", zorder=0)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -166,7 +167,7 @@ def roc(curves: Sequence[Roc], micro: Roc, macro: Roc, names: Sequence[str], tit
 @STYLED
 def roc_corner(curves: Sequence[Roc], micro: Roc, macro: Roc, names: Sequence[str], title: str) -> Figure:
     """The same where a good model's curves part: few false positives."""
-    figure, axes = _new(5.2, 5.9, title)
+    figure, axes = new_figure(5.2, 5.9, title)
     _draw_roc(axes, curves, micro, macro, names)
     axes.set(xlim=(-0.002, 0.2), ylim=(0.5, 1.005))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -188,7 +189,7 @@ def _draw_roc(axes: Axes, curves: Sequence[Roc], micro: Roc, macro: Roc, names: 
     if len(worst) < len(defined):
         axes.plot([], [], color="#d5dae0", lw=0.9, label=f"{len(defined) - len(worst)} classes of higher AUC")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", box_aspect=1)
-    axes.grid(color="#e4e7eb", lw=0.6)
+    axes.grid(color=GRID, lw=0.6)
 
 
 def _line(axes: Axes, curve: Roc, **style: object) -> None:
@@ -267,7 +268,8 @@ def picture(pixels: Pixels, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _new(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    """A figure of that size in inches with one pair of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", size=9.5, parse_math=False)
     return figure, figure.subplots()

@@ -6,7 +6,9 @@ there is no tile has no recall, F1 or AUC: these are NaN, and means over the cla
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,6 +85,69 @@ def headline(labels: Indices, probabilities: Floats) -> Headline:
         macro_f1=_mean(each.f1),
         macro_auc=_mean(np.array(areas)),
     )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % confidence interval; the interval is NaN where nothing is known of it."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+
+
+def balanced_accuracy_interval(labels: Indices, predicted: Indices, groups: Indices | None = None) -> Interval:
+    """Balanced accuracy, and how far from it that of other tiles, or of other slides or patients, may lie.
+
+    The standard error is that of Taylor linearisation, as for a survey (Binder, International Statistical Review 51,
+    1983): with `groups` the tiles of a group count as one observation, so no tile of a slide is taken for news that it
+    is not. The interval is Wilson's with the sample size that this error is worth and Student's quantile for the number
+    of groups (Korn and Graubard, Survey Methodology 24, 1998): it lies within [0, 1]. Where no tile is wrong, nothing
+    tells how alike those of a slide are: they count as independent. It covers the sampling of tiles, not of trainings.
+
+    Args:
+        labels: (N,) class indices.
+        predicted: (N,) class indices.
+        groups: (N,) indices of slides or patients; None: every tile stands for itself.
+    """
+    tiles = np.bincount(labels)
+    present = tiles > 0
+    recalls = _ratio(np.bincount(labels, weights=labels == predicted, minlength=len(tiles)), tiles)
+    value = _mean(recalls)
+    units = len(labels) if groups is None else int(np.count_nonzero(np.bincount(groups)))
+    if units < 2:
+        return Interval(value, *[float("nan")] * 3)
+    influence = ((labels == predicted) - recalls[labels]) / (tiles[labels] * present.sum())
+    variance = _variance_of_sum(influence)
+    if groups is not None:  # by chance alike slides are no proof that tiles of one slide differ more than others
+        variance = max(variance, _variance_of_sum(np.bincount(groups, weights=influence).astype(np.float64), units))
+    as_tiles = present.sum() ** 2 / float((1 / tiles[present]).sum())
+    worth = value * (1 - value) / variance if variance > 0 else as_tiles
+    return Interval(value, *_wilson(value, worth, _student(units - 1)), math.sqrt(variance))
+
+
+def _variance_of_sum(parts: Floats, count: int | None = None) -> float:
+    """Variance of a sum of independent parts whose mean is 0; of `count` of them, if some are only 0."""
+    count = count or len(parts)
+    return float(count / (count - 1) * np.square(parts).sum())
+
+
+def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
+    """Wilson's interval of a share of `size` draws (JASA 22, 1927)."""
+    spread = quantile * quantile / size
+    half = quantile * math.sqrt(share * (1 - share) / size + spread / (4 * size))
+    ends = [(share + spread / 2 + sign * half) / (1 + spread) for sign in (-1, 1)]
+    return max(0.0, ends[0]), min(1.0, ends[1])
+
+
+@cache
+def _student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t: arctan(t / sqrt(degrees)) has a density like cos ** (degrees - 1)."""
+    angle = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
+    density = np.abs(np.cos(angle)) ** (degrees - 1)
+    below = np.cumsum(density) - (density + density[0]) / 2  # trapezoids
+    return math.sqrt(degrees) * math.tan(float(np.interp(0.975 * below[-1], below, angle)))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,11 @@ import pandas as pd
 
 from analysis.collect import Run
 from analysis.panels import ABSENT
+from analysis.report.search_section import SearchSection, search_section
 from analysis.report.sections import RunSection, colour_bar_uri, run_section, write_csv
 from analysis.report.tables import headline
+from analysis.search import Search, is_search
+from analysis.table import notes
 from trainer.errors import UsageError
 from trainer.rundir import RunDir
 from trainer.tiles.store import META
@@ -44,8 +47,10 @@ class Report:
     """What it lacks, and how to get it."""
 
 
-def write_report(runs: Sequence[Run], out: Path) -> Report:
+def write_report(runs: Sequence[Run], out: Path, search: Search | None = None) -> Report:
     """Writes `index.html` for these runs (`collect`), and its figures (PNG) and tables (CSV) beside it.
+
+    With a `search`, it is the page of that search, and the runs are its final ones.
 
     Raises:
         UsageError: for an `out` that is no folder, or lies in a run directory or a tile store.
@@ -53,28 +58,32 @@ def write_report(runs: Sequence[Run], out: Path) -> Report:
     try:
         _refuse_foreign(out)
         out.mkdir(parents=True, exist_ok=True)
-        return _write(runs, out)
+        return _write(runs, out, search)
     except OSError as error:
         place = error.filename or out
         raise UsageError(f"{place}: cannot be written ({error.strerror}); name another --out") from None
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Run directories and tile stores hold what their contract names, and nothing else."""
+    """Run and search directories and tile stores hold what their contract names, and nothing else."""
     place = out.resolve()
     for folder in (place, *place.parents):
         for file, what in ((RunDir(folder).identity_file, "run directory"), (folder / META, "tile store")):
             if file.is_file():
                 raise UsageError(f"--out {out}: lies in the {what} {folder}; name a folder outside of it")
+        if is_search(folder):
+            raise UsageError(f"--out {out}: lies in the search directory {folder}; name a folder outside of it")
 
 
-def _write(runs: Sequence[Run], out: Path) -> Report:
+def _write(runs: Sequence[Run], out: Path, search: Search | None) -> Report:
     edge = _edge(runs)
     table = headline(runs)
     write_csv(table, out / "headline.csv")
     sections = [run_section(run, number, out, edge) for number, run in enumerate(runs, start=1)]
-    report = Report(out / "index.html", list(_warnings(sections)))
-    report.page.write_text(_render(table, sections, report.warnings), encoding="utf-8")
+    searched = search_section(search, out) if search else None
+    lacking = list(_warnings(sections))
+    report = Report(out / "index.html", [*(notes.warnings(search) if search else []), *lacking])
+    report.page.write_text(_render(table, searched, sections, lacking), encoding="utf-8")
     return report
 
 
@@ -98,9 +107,11 @@ def _edge(runs: Sequence[Run]) -> int:
     return min(max(fits, EDGES[0]), EDGES[1])
 
 
-def _render(table: pd.DataFrame, sections: Sequence[RunSection], warnings: Sequence[str]) -> str:
+def _render(
+    table: pd.DataFrame, search: SearchSection | None, sections: Sequence[RunSection], warnings: Sequence[str]
+) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis.report", "."),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(f"analysis.{name}", ".") for name in ("report", "table")]),
         autoescape=True,  # whatever the name of the template: class and file names come from outside
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -111,7 +122,9 @@ def _render(table: pd.DataFrame, sections: Sequence[RunSection], warnings: Seque
     return environment.get_template("page.html.j2").render(
         headline=table,
         absent=ABSENT,
+        search=search,
         sections=sections,
+        names=[search.search.name] if search else [section.run.name for section in sections],
         warnings=warnings,
         colour_bar=colour_bar_uri(),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -89,18 +89,10 @@ class Explainer:
 
 
 @dataclass(frozen=True)
-class Writer:
-    """Where the files of a run go, and how it is drawn."""
+class Folder:
+    """Where the files of a run or a search go."""
 
-    run: Run
     folder: Path
-    codes: list[str]
-    edge: int
-    """Side of a tile on the page, px."""
-
-    def title(self, what: str, split: str, kind: str) -> str:
-        """What a figure shows, and below it of which run and set."""
-        return f"{what}\n{self.run.name} · {split} · {kind}"
 
     def picture(self, figure: Figure, name: str, alt: str, wide: bool = False) -> Picture:
         """Writes a figure as PNG, and returns it for the page."""
@@ -112,6 +104,20 @@ class Writer:
         write_csv(frame, self.folder / f"{name}.csv")
 
 
+@dataclass(frozen=True)
+class Writer(Folder):
+    """Where the files of a run go, and how it is drawn."""
+
+    run: Run
+    codes: list[str]
+    edge: int
+    """Side of a tile on the page, px."""
+
+    def title(self, what: str, split: str, kind: str) -> str:
+        """What a figure shows, and below it of which run and set."""
+        return f"{what}\n{self.run.name} · {split} · {kind}"
+
+
 def write_csv(frame: pd.DataFrame, file: Path) -> None:
     """Writes a table with a byte-order mark, without which Excel garbles Chinese names."""
     frame.to_csv(file, index=False, encoding="utf-8-sig")
@@ -121,7 +127,7 @@ def run_section(run: Run, number: int, out: Path, edge: int) -> RunSection:
     """Draws and writes everything of one run into a folder of its own in `out`."""
     folder = out / f"{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', run.name)}"
     folder.mkdir(exist_ok=True)
-    writer = Writer(run, folder, figures.codes(run.classes), edge)
+    writer = Writer(folder, run, figures.codes(run.classes), edge)
     classes = tables.classes(run, writer.codes)
     writer.csv(classes, "classes")
     writer.csv(run.history, "epochs")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from analysis.collect import collect
 from analysis.report.report import Report, shown, write_report
 from analysis.report.tables import headline
 from analysis.report.terminal import show
+from analysis.search import read_search
 from tests.analysis.made_runs import (
     CLASSES,
     skewed_logits,
@@ -22,8 +24,9 @@ from tests.analysis.made_runs import (
     write_run,
     write_store,
 )
+from tests.analysis.made_searches import change, drawn_search, write_final, write_search, write_trial
 from trainer.errors import UsageError
-from trainer.rundir import RunDir
+from trainer.rundir import RunDir, SearchDir
 
 
 class Elements(HTMLParser):
@@ -271,3 +274,83 @@ def test_the_command_refuses_in_one_message(tmp_path: Path, capsys: pytest.Captu
     assert main(["report", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'nothing'}: there is no such directory")
     assert not (tmp_path / "out").exists()
+
+
+def search_with_finals(run: RunDir) -> SearchDir:
+    """A search of six trials whose choice was trained again twice, one of these run having finished."""
+    search = drawn_search(run.path.parent / "searched", 6)
+    choice = search.read()["choice"]
+    number = int(choice["cheapest"])
+    parameters = json.loads(search.trial(number).trial_file.read_text())["parameters"]
+    for seed in (1, 2):
+        final = write_final(search, number, seed, parameters, {})
+        shutil.copytree(run.path, final.path, dirs_exist_ok=True)
+    final.predictions_file("val").unlink()
+    final.predictions_file("elsewhere").unlink()
+    change(search, choice={**choice, "finals": [f"{number:04d}-seed{seed}" for seed in (1, 2)]})
+    return search
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_search_has_a_page_with_its_trials_and_its_final_runs(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = search_with_finals(run)
+    assert main(["report", str(search.path), "--out", str(tmp_path / "out")]) == 0
+    page = Elements(tmp_path / "out" / "index.html")
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {"search", "search-pictures", "search-finals", "headline", "run-1", "run-2"} <= ids
+    assert {str(attributes["href"]).removeprefix("#") for tag, attributes in page.tags if tag == "a"} <= ids
+    read = read_search(search.path)
+    assert read.choice is not None
+    for trial in read.trials:
+        assert trial.name in page.text
+    assert f"{read.choice.cheapest} trained again with other seeds (1, 2, 1 of 3 so far)" in page.text
+    rows = [attributes.get("class") or "" for tag, attributes in page.tags if tag == "tr"]
+    assert sum("chosen" in row.split() for row in rows) == 1
+    written = {file.name for file in (tmp_path / "out" / "search").iterdir()}
+    figures = {"score-by-field", "score-map", "parallel", "curves", "cost", "importance"}
+    assert written == {"trials.csv", *(f"{name}.png" for name in figures)}
+    assert "Importance is the share of the score's variance" in page.text
+    assert "it is a guess" in page.text
+    table = pd.read_csv(tmp_path / "out" / "search" / "trials.csv", encoding="utf-8-sig", dtype={"trial": str})
+    assert set(table["trial"]) == {trial.name for trial in read.trials}
+    printed = capsys.readouterr()
+    assert "elsewhere" in printed.out
+    assert "no scores and maps yet: training has not finished" in printed.err
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("trials", [0, 1])
+def test_a_search_that_has_just_begun_has_a_page(tmp_path: Path, trials: int) -> None:
+    search = write_search(tmp_path / "runs" / "new")
+    if trials:
+        write_trial(search, 1, {"optim.lr": 1e-3, "model.unfrozen_depth": 1}, values=(), status="running")
+    assert main(["report", str(search.path), "--out", str(tmp_path / "out")]) == 0
+    page = Elements(tmp_path / "out" / "index.html")
+    assert "No final runs yet" in page.text
+    assert "0 of 4 trials ended" in page.text
+    assert ("No importance of the fields" in page.text) == bool(trials)
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {str(attributes["href"]).removeprefix("#") for tag, attributes in page.tags if tag == "a"} <= ids
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_of_a_tile_level_search_warns_once(tmp_path: Path) -> None:
+    search = drawn_search(tmp_path / "runs" / "searched", 4)
+    change(search, data={**search.read()["data"], "split": "random"})
+    report = write_report([], tmp_path / "out", read_search(search.path))
+    assert [warning for warning in report.warnings if "a depth chosen by them may not hold" in warning]
+    assert Elements(report.page).text.count("a depth chosen by them may not hold for new patients") == 1
+
+
+def test_a_search_beside_other_paths_is_refused(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = write_search(tmp_path / "runs" / "searched")
+    for paths in ([str(search.path), str(run.path)], [str(run.path), str(search.path)]):
+        assert main(["report", *paths, "--out", str(tmp_path / "out")]) == 2
+        assert capsys.readouterr().err == f"error: {search.path}: a search has a page of its own; name it alone\n"
+    assert main(["report", str(search.path), "--out", str(search.trials_dir / "out")]) == 2
+    assert f"lies in the search directory {search.path}" in capsys.readouterr().err
+    assert not (search.trials_dir / "out").exists()

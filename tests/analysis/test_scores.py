@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.special import softmax as scipy_softmax
 from sklearn import metrics
 
@@ -134,3 +135,62 @@ def test_softmax_keeps_the_order_of_confident_tiles() -> None:
 def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="1 of 2 tiles have logits that are NaN or infinite"):
         scores.softmax([[0.0, 1.0], [bad, 1.0]])
+
+
+def test_students_quantiles_are_scipys() -> None:
+    for degrees in (1, 2, 3, 7, 40, 999, 20_000):
+        assert scores._student(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-5)
+
+
+def test_the_interval_of_a_single_class_is_wilsons() -> None:
+    predicted = np.array([0] * 1870 + [1] * 130)
+    interval = scores.balanced_accuracy_interval(np.zeros(2000, dtype=np.int64), predicted)
+    expected = stats.binomtest(1870, 2000).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=5e-5)
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+def test_the_standard_error_is_the_bootstraps(by_group: bool) -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 20)
+    labels = rng.integers(0, 3, 1200)
+    skill = rng.beta(8, 2, size=60)[groups]
+    predicted = np.where(rng.random(1200) < skill, labels, (labels + 1) % 3)
+    interval = scores.balanced_accuracy_interval(labels, predicted, groups if by_group else None)
+    assert interval.value == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    members = [np.flatnonzero(groups == group) for group in range(60)] if by_group else np.arange(1200)[:, None]
+    resampled = []
+    for _ in range(400):
+        drawn = np.concatenate([members[place] for place in rng.integers(0, len(members), len(members))])
+        resampled.append(metrics.balanced_accuracy_score(labels[drawn], predicted[drawn]))
+    assert interval.standard_error == pytest.approx(np.std(resampled), rel=0.12)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.15])
+def test_intervals_by_group_cover_the_truth_also_where_tiles_of_a_slide_are_alike(alike: float) -> None:
+    rng, recalls = np.random.default_rng(1), np.array([0.9, 0.8, 0.97])
+    labels, groups = np.tile(np.arange(3), 8 * 12), np.repeat(np.arange(8), 36)
+    covered = {"groups": 0, "tiles": 0}
+    for _ in range(300):
+        skill = np.tile(recalls, (8, 1))
+        if alike:
+            skill = rng.beta(recalls * (1 / alike - 1), (1 - recalls) * (1 / alike - 1), size=(8, 3))
+        predicted = np.where(rng.random(len(labels)) < skill[groups, labels], labels, (labels + 1) % 3)
+        for name, units in (("groups", groups), ("tiles", None)):
+            interval = scores.balanced_accuracy_interval(labels, predicted, units)
+            covered[name] += interval.low <= recalls.mean() <= interval.high
+    assert covered["groups"] / 300 > 0.92
+    assert (covered["tiles"] / 300 > 0.92) == (alike == 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=40))
+def test_an_interval_holds_its_value_and_lies_between_nothing_and_everything(tiles: list[tuple[int, int, int]]) -> None:
+    labels, predicted, groups = np.array(tiles).T
+    for units in (None, groups):
+        interval = scores.balanced_accuracy_interval(labels, predicted, units)
+        if len(labels) < 2 or (units is not None and len(set(groups)) < 2):
+            assert np.isnan([interval.low, interval.high]).all()
+        else:
+            assert 0 <= interval.low <= interval.value + 1e-12
+            assert interval.value <= interval.high + 1e-12 <= 1 + 1e-11
+            assert interval.low < interval.high

@@ -1,0 +1,1 @@
+"""The trials of a search as a table: in a terminal, as a file, in a page."""

@@ -1,0 +1,137 @@
+"""The table as a file, to standard output: for programs in full precision, for papers and pages as people read it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.table import notes
+from analysis.table.columns import TrialTable, selection
+from trainer.errors import UsageError
+
+
+def write(table: TrialTable, form: str) -> None:
+    """Writes the table to standard output as `csv`, `parquet`, `html` or `markdown`.
+
+    Raises:
+        UsageError: for parquet in a terminal, which could not show it.
+    """
+    if form == "parquet" and sys.stdout.isatty():
+        raise UsageError("--format parquet: is not for a terminal; write it to a file: ... --format parquet > FILE")
+    sys.stdout.buffer.write(WRITERS[form](table))
+    sys.stdout.flush()
+    if form in ("csv", "parquet"):  # which have no place for them
+        for warning in notes.warnings(table.search):
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def as_csv(table: TrialTable) -> bytes:
+    """All columns, numbers in full precision; nothing where there is no value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in table.columns)
+    writer.writerows([column.value(trial) for column in table.columns] for trial in table.rows)
+    return text.getvalue().encode()
+
+
+def as_parquet(table: TrialTable) -> bytes:
+    """All columns, numbers in full precision; nothing where there is no value."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {column.name: _array([column.value(trial) for trial in table.rows]) for column in table.columns}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def _array(values: Sequence[Any]) -> Any:
+    """A column of one type; what mixes types becomes text, as in the table."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and kinds:
+        return pa.array(values, pa.float64() if float in kinds else pa.int64())
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def as_markdown(table: TrialTable) -> bytes:
+    """A pipe table with its caption and notes, to paste into a paper."""
+    columns = table.shown
+    rows = [[column.text(trial) for column in columns if column.text] for trial in table.rows]
+    headings, right = [column.title for column in columns], [column.right for column in columns]
+    parts = [
+        f"**{_escaped(notes.title(table.search))}**",
+        _pipes(headings, right, rows),
+        "  \n".join(map(_escaped, _under(table))),
+    ]
+    if final := notes.finals(table.search):
+        parts += [
+            f"**{_escaped(notes.finals_title(table.search))}**",
+            _pipes(notes.FINAL_HEADINGS, (False, False, True, True, False), [row.texts for row in final]),
+            _escaped(notes.FINAL_NOTE),
+        ]
+    return ("\n\n".join(parts) + "\n").encode()
+
+
+def _pipes(headings: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["--:" if is_right else ":--" for is_right in right]]
+    escaped = [[_escaped(cell) for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [*lines, *escaped])
+
+
+def _escaped(text: str) -> str:
+    """Text in which Markdown sees no marks."""
+    return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", " ".join(text.split()))
+
+
+def as_html(table: TrialTable) -> bytes:
+    """A page that stands alone."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis.table", "."),
+        autoescape=True,  # whatever the name of the template: names and values come from outside
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(table=page(table)).encode()
+
+
+def page(table: TrialTable) -> dict[str, Any]:
+    """What the template of the table is filled with."""
+    return {
+        "name": table.search.name,
+        "title": notes.title(table.search),
+        "columns": [(column.title, column.right) for column in table.shown],
+        "rows": [
+            (
+                selection(table.search, trial) or "",
+                trial.status,
+                [(column.text(trial), column.right) for column in table.shown if column.text],
+                "; ".join(trial.said),
+            )
+            for trial in table.rows
+        ],
+        "notes": _under(table),
+        "finals": [row.texts for row in notes.finals(table.search)],
+        "finals_headings": notes.FINAL_HEADINGS,
+        "finals_title": notes.finals_title(table.search),
+        "finals_note": notes.FINAL_NOTE,
+    }
+
+
+def _under(table: TrialTable) -> list[str]:
+    """The lines under the table, where words stand for the marks."""
+    legend = notes.legend(table, good="within 1 SE:", chosen="choice:")
+    return [*legend, notes.sources(table.search), *notes.warnings(table.search)]
+
+
+WRITERS = {"csv": as_csv, "parquet": as_parquet, "html": as_html, "markdown": as_markdown}
