@@ -125,3 +125,18 @@ def test_an_earlier_start_of_the_same_batch_job_is_over(run: RunDir, monkeypatch
     with RunLock(run):
         assert json.loads(run.lock_file.read_text())["job_restarts"] == 1
     first.__exit__(None, None, None)
+
+
+def test_a_storage_that_does_not_answer_has_not_given_the_run_away(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.05)
+    with RunLock(run):
+        aside = run.lock_file.rename(run.path / "aside")
+        run.lock_file.mkdir()  # every read of it is an error
+        time.sleep(0.3)
+        run.lock_file.rmdir()
+        aside.rename(run.lock_file)
+        before = json.loads(run.lock_file.read_text())["beats"]
+        time.sleep(0.3)
+        assert json.loads(run.lock_file.read_text())["beats"] > before
