@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.allocation import Allocation
+from cluster.rendezvous import EARLY
 
 MOST = 3
-SUFFIX = ".stopped-early"
 
 
 class EarlyStops:
     """How often in a row this has happened to a job; kept in the shared folder, since its starts know no other."""
 
     def __init__(self, shared: Path, allocation: Allocation):
-        self._file = shared / f"{allocation.job}{SUFFIX}"
+        self._file = shared / f"{allocation.job}{EARLY}"
         self._counts = not allocation.pretended
 
     def too_many(self) -> bool:

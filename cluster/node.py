@@ -115,7 +115,9 @@ class Node:
         while not until():
             check()
             if time.monotonic() > deadline:
-                raise NodeError(f"node {self.allocation.node}: {problem} in {limit_s:.0f} s\n{self._last_lines()}")
+                # Where Ray is up, it has only advice to say.
+                last = "" if self.head_address else f"\n{self._last_lines()}"
+                raise NodeError(f"node {self.allocation.node}: {problem} in {limit_s:.0f} s{last.rstrip()}")
             self.rest(state)
 
     @property

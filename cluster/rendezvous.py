@@ -16,6 +16,7 @@ from typing import Any
 from cluster.private import write_token
 
 Word = dict[str, Any]
+EARLY = ".stopped-early"
 MARK = ".tissuegrid-meeting"
 ABANDONED_AFTER_S = 24 * 3600.0
 TRIES, AGAIN_S = 10, 1.0
@@ -101,13 +102,20 @@ class Rendezvous:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _remove_abandoned(self) -> None:
-        """Removes this user's meetings beside it in which nothing has been said for a day: they were killed."""
+        """Removes this user's meetings beside it in which nothing has been said for a day: they were killed.
+
+        So too what `cluster.early` has noted of jobs that were cancelled.
+        """
         for mark in self.path.parent.glob(f"*/{MARK}"):
             with suppress(OSError):
                 found = mark.parent.lstat()
                 mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
                 if mine and time.time() - found.st_mtime > ABANDONED_AFTER_S:
                     shutil.rmtree(mark.parent)
+        for note in self.path.parent.glob(f"*{EARLY}"):
+            with suppress(OSError):
+                if time.time() - note.lstat().st_mtime > ABANDONED_AFTER_S:
+                    note.unlink()
 
     def _write(self, name: str, word: Mapping[str, Any]) -> bool:
         """Whole or not at all. False where the storage does not answer now, which is no reason to end what runs."""

@@ -170,7 +170,9 @@ def halve_micro_batch(plan: Plan) -> str:
 
 
 def as_begun(plan: Plan) -> Plan:
-    """The plan with the micro-batch that the run has come to."""
+    """The plan with the micro-batch that the run has come to. Where the run cannot be seen, opening it will say so."""
+    if not plan.run.identity_file.exists():
+        return plan
     return replace(plan, micro_batch=plan.run.read_identity()["micro_batch"])
 
 

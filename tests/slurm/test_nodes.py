@@ -51,7 +51,7 @@ def test_a_meeting_place_that_is_not_shared_is_named(slurm: Slurm, tmp_path: Pat
     run = ("-m", "cluster", "run", "--shared", f"{OWN}/meetings", "--join-s", "20", "--", "true")
     job = over_two_nodes(slurm, tmp_path / "apart.out", sys.executable, *run)
     assert job.end() == "FAILED"
-    assert "node n1: the other nodes have not joined in 20 s" in job.said
+    assert "node n1: the other nodes have not joined in 30 s" in job.said
     assert "node number 1: no word from it" in job.said
     assert "node n2: the head has not said where it is in 20 s" in job.said
 

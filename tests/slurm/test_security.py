@@ -24,7 +24,7 @@ def test_without_the_token_nobody_gets_in(slurm: Slurm, stores: tuple[Path, Path
     config = write_config(tmp_path / "mine.yaml", stores, tmp_path / "runs", {**OPTIONS, "loop.epochs": 500})
     job = train(slurm, config, "--scale.workers", "1", nodes=1, options=("-w", "n1"))
     job.wait_until(lambda: has_step(RunDir(tmp_path / "runs" / "small"), 1, 1), "step 1")
-    (meeting,) = slurm.meetings.iterdir()
+    (meeting,) = (token.parent for token in slurm.meetings.glob("*/token"))
     address = json.loads((meeting / "head.json").read_text())["address"]
     token = (meeting / "token").read_text()
 
