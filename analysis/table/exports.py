@@ -7,6 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from analysis.table import notes
@@ -50,12 +51,13 @@ def as_parquet(table: TrialTable) -> bytes:
 
 
 def _array(values: Sequence[Any]) -> Any:
-    """A column of one type; what mixes types becomes text, as in the table."""
+    """A column of one type; what mixes types, or is too large for one, becomes text, as in the table."""
     import pyarrow as pa
 
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and kinds:
-        return pa.array(values, pa.float64() if float in kinds else pa.int64())
+        with suppress(pa.ArrowInvalid, OverflowError):
+            return pa.array(values, pa.float64() if float in kinds else pa.int64())
     if kinds == {bool}:
         return pa.array(values, pa.bool_())
     return pa.array([None if value is None else str(value) for value in values], pa.string())
