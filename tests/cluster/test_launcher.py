@@ -50,8 +50,8 @@ def processes(shared: Path) -> dict[int, str]:
 
 
 def private_directories() -> list[Path]:
-    """Those of jobs; a program with a Ray of its own names none in the directory's name."""
-    return list(Path("/tmp").glob("tg-*-*"))
+    """Those of pretended nodes, whose jobs have names of six letters; others of this user may come and go."""
+    return list(Path("/tmp").glob("tg-??????-*"))
 
 
 @pytest.fixture
