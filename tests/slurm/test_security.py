@@ -29,7 +29,7 @@ def test_without_the_token_nobody_gets_in(slurm: Slurm, stores: tuple[Path, Path
     token = (meeting / "token").read_text()
 
     def joins(*variables: str) -> bool:
-        tried = ("srun", "-N1", "-n1", "-w", "n2", "env", *variables, sys.executable, "-c", JOIN, address)
+        tried = ("srun", "-N1", "-n1", "-w", "n1", "env", *variables, sys.executable, "-c", JOIN, address)
         return "nodes" in slurm(*tried, check=False)
 
     assert joins("RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={token}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -10,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cluster.private import HELD
 from tests.conftest import REPOSITORY, write_config
 from tests.processes import train_killed_at
 from trainer.__main__ import main
@@ -78,19 +81,36 @@ def weights(run: RunDir) -> str:
 
 
 @pytest.fixture
-def nothing_is_left() -> Iterator[None]:
-    """No process and no directory of Ray's stays behind."""
-
-    def ray_pids() -> set[int]:
-        return {p.pid for p in psutil.process_iter(["cmdline"]) if "raylet" in " ".join(p.info["cmdline"] or [])}
-
-    before = ray_pids(), set(Path("/tmp").glob("tg-*"))
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process of what a test has started, and no directory that nobody holds, stays behind."""
+    monkeypatch.setenv("STARTED_BY", str(tmp_path))
+    before = set(Path("/tmp").glob("tg-*"))
     yield
     deadline = time.monotonic() + 20
-    while (left := ray_pids() - before[0]) and time.monotonic() < deadline:
+    while (left := started_by(tmp_path) + unheld(set(Path("/tmp").glob("tg-*")) - before)) and (
+        time.monotonic() < deadline
+    ):
         time.sleep(0.2)
     assert not left
-    assert not set(Path("/tmp").glob("tg-*")) - before[1]
+
+
+def started_by(mark: Path) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("STARTED_BY") == str(mark):
+                found.append(f"{process.pid} {process.name()}")
+    return found
+
+
+def unheld(directories: set[Path]) -> list[str]:
+    """Of private directories, those that no program has."""
+    left = []
+    for directory in directories:
+        with suppress(FileNotFoundError, BlockingIOError), (directory / HELD).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.append(str(directory))
+    return left
 
 
 @pytest.mark.usefixtures("nothing_is_left")
