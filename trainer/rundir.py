@@ -135,7 +135,8 @@ class RunDir:
     def results(self) -> list[Path]:
         """The files that say what its checkpoints led to, as far as they are there."""
         files = [self.metrics_file, self.best_file, self.evaluations_file]
-        return [file for file in (*files, *sorted(self.predictions_dir.glob("[!.]*.parquet"))) if file.exists()]
+        made = [*self.predictions_dir.glob("[!.]*.parquet"), *self.tensorboard_dir.glob("events.*")]
+        return [file for file in (*files, *sorted(made)) if file.exists()]
 
     def read_identity(self) -> Json:
         """run.json's content; a RunError naming the file where it is missing or damaged."""

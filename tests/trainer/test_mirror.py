@@ -33,7 +33,7 @@ from trainer.worker import work
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process have as many threads as those in others."""
-    monkeypatch.setattr("trainer.launch.this_machine", lambda: replace(this_machine(), cores=1))
+    monkeypatch.setattr("trainer.launch.this_machine", lambda: replace(this_machine(), each=((1, 0),)))
 
 
 def start(config: object) -> Plan:
