@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.ray_cluster import connect, join
-from trainer.checkpoint import listed, store_base
+from trainer.checkpoint import newest_step, store_base
 from trainer.config import Config
 from trainer.data import RunData
 from trainer.errors import RunError
@@ -21,6 +21,7 @@ from trainer.launch import DONE, STOPPED, machine_of, near
 from trainer.ledger import Ledger, Record
 from trainer.lock import RunLock
 from trainer.loop import scores
+from trainer.plan import ema_warnings
 from trainer.predict import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
@@ -186,7 +187,7 @@ class Search:
     def _steps(self) -> int:
         """Of all trials' newest checkpoints together: shows whether a start got anywhere."""
         runs = [*self.plan.search.trials(), *self.plan.search.finals()]
-        return sum(checkpoint.step for run in runs for checkpoint in listed(run)[:1])
+        return sum(newest_step(run) for run in runs)
 
     def _headline(self) -> str:
         plan, asked = self.plan, self.plan.config.search
@@ -208,7 +209,8 @@ class Search:
                 "warning: tile-level split: tiles of one slide are on both sides, so a depth that is chosen here may "
                 "not hold for new patients"
             )
-        return "\n".join([*lines, *self.data.warnings()])
+        tiles = int(self.data.counts()["train"].sum())
+        return "\n".join([*lines, *self.data.warnings(), *ema_warnings(plan.one, tiles)])
 
     def _result(self) -> str:
         plan, choice = self.plan, self._state["choice"]

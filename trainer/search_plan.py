@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +24,8 @@ from trainer.space import Parameters, Space
 from trainer.weights import Base
 
 DEPTH = "model.unfrozen_depth"
-WARM_UP = {"constant": 0.0, "onecycle": 0.3}
-"""Share of the epochs in which a schedule raises the learning rate."""
+ONECYCLE_RISES = 0.3
+"""Share of the steps in which onecycle raises the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,10 @@ class SearchPlan:
     @property
     def warm_up(self) -> int:
         """Epochs in which a trial's learning rate may still be rising."""
-        schedules = [config.optim.schedule for config in self._extremes("optim.schedule")]
-        return max(math.ceil(WARM_UP[schedule] * self.epochs) for schedule in schedules)
+        found = [config.optim.warmup_epochs for config in self._extremes("optim.warmup_epochs")]
+        if any(config.optim.schedule == "onecycle" for config in self._extremes("optim.schedule")):
+            found.append(ONECYCLE_RISES * self.epochs)
+        return math.ceil(max(found))
 
     def make_searcher(self, known: int) -> Searcher:
         """What chooses the parameters of trials; `known`: how many have ended already."""
@@ -183,6 +185,7 @@ class SearchPlan:
             "scale.workers": scale.workers,
             "scale.gpu": scale.gpu,
             "scale.cpus_per_worker": scale.threads,
+            "loop.precision": self.one.precision,
             "run.name": f"{self.search.name}-{run.name}",
             "run.mirror": None,
             **options,
@@ -190,12 +193,13 @@ class SearchPlan:
         unsearched = self.config.model_copy(update={"search": SearchSection()})
         return with_options(unsearched, given, f"trial {run.name}")
 
-    def _extremes(self, key: str) -> Iterator[Config]:
+    def _extremes(self, key: str) -> list[Config]:
         """The base configuration with each extreme value of an option, where that is searched."""
-        values = self.space.options[key].extremes() if key in self.space.options else []
-        section, option = key.split(".")
-        for value in values or [getattr(getattr(self.config, section), option)]:
-            yield with_options(self.config, {key: value}, "search.space")
+        found = []
+        for value in self.space.options[key].extremes() if key in self.space.options else []:
+            with suppress(UsageError):  # it need not go with the other options' own values
+                found.append(with_options(self.config, {key: value}, "search.space"))
+        return found or [self.config]
 
 
 def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunData, Base]:

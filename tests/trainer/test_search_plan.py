@@ -1,0 +1,52 @@
+"""What is settled before a search starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeConfig
+from trainer.scale import this_machine
+from trainer.search_plan import SearchPlan, make_search_plan
+
+
+def planned(make_config: MakeConfig, space: dict[str, Any], **options: object) -> SearchPlan:
+    given = {"search.space": space, "search.searcher": "random", "run.name": "planned", **options}
+    return make_search_plan(make_config(**given), this_machine())[0]
+
+
+LR = {"optim.lr": {"choice": [1e-3]}}
+SCHEDULES = {"optim.schedule": {"choice": ["cosine", "onecycle"]}, "optim.warmup_epochs": {"choice": [0, 1.5]}}
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "epochs", "warm_up"),
+    [
+        (LR, {"loop.epochs": 4}, 4, 0),
+        (LR, {"loop.epochs": 10, "optim.schedule": "onecycle"}, 10, 3),
+        (LR, {"loop.epochs": 10, "optim.schedule": "cosine", "optim.warmup_epochs": 1.5}, 10, 2),
+        ({"loop.epochs": {"choice": [2, 10]}}, {"optim.schedule": "onecycle"}, 10, 3),
+        (SCHEDULES, {"loop.epochs": 5, "optim.schedule": "onecycle"}, 5, 2),
+    ],
+    ids=["constant", "onecycle", "cosine", "epochs", "schedules"],
+)
+def test_nothing_is_stopped_while_a_learning_rate_rises(
+    make_config: MakeConfig, space: dict[str, Any], options: dict[str, object], epochs: int, warm_up: int
+) -> None:
+    # Of schedules and warm-ups not every pair goes together, so they are not all drawn in advance.
+    searcher = "optuna" if space is SCHEDULES else "random"
+    plan = planned(make_config, space, **{**options, "search.searcher": searcher})
+    assert (plan.epochs, plan.warm_up) == (epochs, warm_up)
+
+
+def test_a_trial_is_as_the_search_was_settled(make_config: MakeConfig) -> None:
+    plan = planned(make_config, LR, **{"loop.precision": "auto", "run.mirror": "file:///tmp/mirror"})
+    config = plan.trial_config(plan.search.trial(1), {"optim.lr": 1e-3})
+    assert config.loop.precision == plan.one.precision != "auto"
+    assert (config.scale.workers, config.scale.cpus_per_worker) == (1, plan.place.scale.threads)
+    assert (config.run.name, config.run.mirror) == ("planned-0001", None)
+    assert (config.data.split_seed, config.data.evaluate_test, config.data.external) == (7, False, {})
+    final = plan.final_config(plan.search.final("0001", 8), {"optim.lr": 1e-3}, seed=8)
+    assert (final.run.seed, final.data.split_seed, final.data.evaluate_test) == (8, 7, True)
+    assert final.data.external == plan.config.data.external
