@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,19 @@ TOLD_OTHERWISE = {"epoch", "step", "attempt", "world_size"}
 def with_events(report: Callable[[Json], bool], folder: Path, attempt: int) -> Callable[[Json], bool]:
     """`report`, which also writes each epoch's figures to an event file of this attempt.
 
-    What an earlier attempt wrote of an epoch that is trained again does not count (`purge_step`).
+    What an earlier attempt wrote of an epoch that is trained again does not count, as its first event says.
     """
-    writers: list[Any] = []
+    files: list[_EventFile] = []
 
     def report_and_write(message: Json) -> bool:
         if message["phase"] == "epoch":
             record = message["record"]
-            if not writers:
-                writers.append(_writer(folder, f".a{attempt:04d}", purge_step=record["epoch"]))
+            if not files:
+                files.append(_EventFile(folder, f".a{attempt:04d}"))
+                files[0].begin(record["epoch"])
             for key in record.keys() - TOLD_OTHERWISE:
-                writers[0].add_scalar(key, record[key], record["epoch"])
-            writers[0].flush()
+                files[0].scalar(key, record[key], record["epoch"])
+            files[0].flush()
         return report(message)
 
     return report_and_write
@@ -36,13 +39,41 @@ def write_hparams(folder: Path, parameters: Mapping[str, Any], metric: str) -> N
     from tensorboardX.summary import hparams
 
     plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in parameters.items()}
-    writer = _writer(folder, ".hparams")
+    file = _EventFile(folder, ".hparams")
     for summary in hparams(plain, {metric: 0.0}):
-        writer.file_writer.add_summary(summary)
-    writer.close()
+        file.write(summary=summary)
+    file.flush()
 
 
-def _writer(folder: Path, suffix: str, **options: Any) -> Any:
-    from tensorboardX import SummaryWriter  # slow to import
+class _EventFile:
+    """One event file. tensorboardX's SummaryWriter writes from a queue that nobody can wait for; this one at once."""
 
-    return SummaryWriter(str(folder), filename_suffix=suffix, **options)
+    def __init__(self, folder: Path, suffix: str):
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), suffix)
+        weakref.finalize(self, self._writer.close)
+
+    def begin(self, epoch: int) -> None:
+        """Says that what other files have from this epoch on is void."""
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self.write(step=epoch, file_version="brain.Event:2")
+        self.write(step=epoch, session_log=SessionLog(status=SessionLog.START))
+
+    def scalar(self, key: str, value: float, epoch: int) -> None:
+        """Adds a figure of an epoch."""
+        from tensorboardX.summary import scalar
+
+        self.write(step=epoch, summary=scalar(key, value))
+
+    def write(self, **content: Any) -> None:
+        """Adds an event."""
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), **content))
+
+    def flush(self) -> None:
+        """Brings all of it to the disk."""
+        self._writer.flush()
