@@ -16,7 +16,7 @@ RAY = {
 }
 # Inside trainer, each layer may import those before it.
 LAYERS = [
-    {"errors", "progress", "durable", "stop", "job"},
+    {"errors", "progress", "live", "durable", "stop", "job"},
     {"strict_yaml", "config_errors"},
     {"space"},
     {"config"},

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
-from types import TracebackType
 
-from rich.console import Console
-from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
 from rich.table import Table
-from rich.text import Text
 
+from trainer.live import LiveDisplay
 from trainer.progress import say
 from trainer.rundir import Json
 
-PLAIN_EVERY_S = 30.0
 BAR_WIDTH = 30
 
 
-class Display:
+class Display(LiveDisplay):
     """Shows the messages of a run as they come: starts, steps, evaluations, epochs."""
 
-    def __init__(self, console: Console, *, live: bool = True):
-        """`live` may be switched off, so that a debugger's prompt is not drawn over."""
-        self.console = console
-        self._live = Live(console=console, refresh_per_second=4) if live and console.is_terminal else None
-        self._said = time.monotonic()
-        self._stopping = False
-
-    def __enter__(self) -> Display:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.update("")
-            self._live.stop()
-
-    def waiting(self, what: str) -> None:
-        """Shows what goes on before there is a step to show."""
-        if self._live:
-            self._live.update(Spinner("dots", Text(what)))
-        else:
-            say(what, self.console)
-
-    def stopping(self) -> None:
-        """Says, once, that a request to stop has been heard."""
-        if not self._stopping:
-            self._stopping = True
-            say("stopping at the next step, with a checkpoint", self.console)
+    STOPPING = "stopping at the next step, with a checkpoint"
 
     def show(self, message: Json) -> None:
         """Shows one message."""
@@ -66,9 +30,8 @@ class Display:
             say(epoch_line(message["record"]), self.console)
         elif self._live:
             self._live.update(step_bar(message, self.console.width))
-        elif time.monotonic() - self._said >= PLAIN_EVERY_S:
-            self._said = time.monotonic()
-            say(step_line(message), self.console)
+        else:
+            self._say_now_and_then(step_line(message))
 
 
 def epoch_line(record: Json) -> str:

@@ -16,7 +16,7 @@ from types import TracebackType
 from trainer.durable import create_exclusive
 from trainer.errors import RunError
 from trainer.job import job_id, job_restarts
-from trainer.rundir import Json, RunDir, SearchDir, json_bytes, now, read_json, write_json
+from trainer.rundir import Json, Workplace, json_bytes, now, read_json, write_json
 
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
@@ -33,7 +33,7 @@ class RunLock:
     process; any other by its heartbeat, which must stand still for 20 s by our own clock before the run is taken over.
     """
 
-    def __init__(self, run: RunDir | SearchDir):
+    def __init__(self, run: Workplace):
         self.run = run
         self._ended = threading.Event()
         self._me: Json = {

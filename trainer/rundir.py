@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from trainer.durable import create_exclusive, write_atomic
 from trainer.errors import RunError
@@ -20,19 +20,47 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class RunDir:
-    """Paths of one run. `path` is `<storage>/<run>`, or `<storage>/<search>/trials/<id>`."""
+class Workplace:
+    """A directory that one program at a time works in: a run's or a search's."""
 
+    KIND: ClassVar[str]
     path: Path
 
     def __str__(self) -> str:
         """In a sentence."""
-        return f"run {self.name}"
+        return f"{self.KIND} {self.name}"
 
     @property
     def name(self) -> str:
-        """The run's name."""
+        """The run's or search's name."""
         return self.path.name
+
+    @property
+    def lock_file(self) -> Path:
+        """Who works here."""
+        return self.path / "lock.json"
+
+    @property
+    def fruitless_file(self) -> Path:
+        """How many starts of a batch job in a row were stopped before they had got anywhere."""
+        return self.path / "fruitless.json"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def ray_dir(self) -> Path:
+        """Ray's own state while it works: disposable."""
+        return self.path / "ray"
+
+
+@dataclass(frozen=True)
+class RunDir(Workplace):
+    """Paths of one run. `path` is `<storage>/<run>`, or `<storage>/<search>/trials/<id>`."""
+
+    KIND = "run"
 
     @property
     def storage(self) -> Path:
@@ -91,29 +119,9 @@ class RunDir:
         return self.path / "evaluations.jsonl"
 
     @property
-    def lock_file(self) -> Path:
-        """Who is training here."""
-        return self.path / "lock.json"
-
-    @property
-    def fruitless_file(self) -> Path:
-        """How many starts of a batch job in a row were stopped before they had taken a step."""
-        return self.path / "fruitless.json"
-
-    @property
     def trial_file(self) -> Path:
         """A trial's parameters and status, which the search keeps."""
         return self.path / "trial.json"
-
-    @property
-    def tensorboard_dir(self) -> Path:
-        """Event files."""
-        return self.path / "tensorboard"
-
-    @property
-    def ray_dir(self) -> Path:
-        """Ray's own state while it trains: disposable."""
-        return self.path / "ray"
 
     def predictions_file(self, split: str) -> Path:
         """The predictions on `val`, `test` or an external store."""
@@ -165,34 +173,15 @@ class RunDir:
 
 
 @dataclass(frozen=True)
-class SearchDir:
+class SearchDir(Workplace):
     """Paths of one search, `<storage>/<search>`. Its trials are run directories, and so are its final runs."""
 
-    path: Path
-
-    def __str__(self) -> str:
-        """In a sentence."""
-        return f"search {self.name}"
-
-    @property
-    def name(self) -> str:
-        """The search's name."""
-        return self.path.name
+    KIND = "search"
 
     @property
     def search_file(self) -> Path:
         """What the search is, how far it is, and what it chose."""
         return self.path / "search.json"
-
-    @property
-    def lock_file(self) -> Path:
-        """Who is searching here."""
-        return self.path / "lock.json"
-
-    @property
-    def fruitless_file(self) -> Path:
-        """How many starts of a batch job in a row were stopped before they had taken a step."""
-        return self.path / "fruitless.json"
 
     @property
     def trials_dir(self) -> Path:
@@ -203,16 +192,6 @@ class SearchDir:
     def final_dir(self) -> Path:
         """The choice, trained again with new seeds."""
         return self.path / "final"
-
-    @property
-    def tensorboard_dir(self) -> Path:
-        """Event files with the parameters and result of every trial."""
-        return self.path / "tensorboard"
-
-    @property
-    def ray_dir(self) -> Path:
-        """Ray's own state while it searches: disposable."""
-        return self.path / "ray"
 
     def exists(self) -> bool:
         """Whether there is a search."""

@@ -5,61 +5,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
-from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from trainer.ledger import Record
+from trainer.live import LiveDisplay
 from trainer.progress import say
 from trainer.rundir import Json
 from trainer.space import Parameters
 
-PLAIN_EVERY_S = 30.0
 ROWS = 20
 UPDATE_S = 0.5
 
 
-class SearchDisplay:
+class SearchDisplay(LiveDisplay):
     """Shows trials as they begin, train and end."""
 
+    STOPPING = "stopping every trial at its next step, with a checkpoint"
+
     def __init__(self, console: Console, metric: str, mode: str):
-        self.console, self._metric = console, metric
-        self._sign = {"max": -1, "min": 1}[mode]
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        super().__init__(console)
+        self._metric, self._sign = metric, {"max": -1, "min": 1}[mode]
         self._rates: dict[str, str] = {}
         self._shown: dict[str, tuple[str, int, int]] = {}
-        self._updated = self._said = 0.0
-        self._stopping = False
-
-    def __enter__(self) -> SearchDisplay:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.update("")
-            self._live.stop()
-
-    def waiting(self, what: str) -> None:
-        """Shows what goes on before there is a trial to show."""
-        if self._live:
-            self._live.update(Spinner("dots", Text(what)))
-        else:
-            say(what, self.console)
-
-    def stopping(self) -> None:
-        """Says, once, that a request to stop has been heard."""
-        if not self._stopping:
-            self._stopping = True
-            say("stopping every trial at its next step, with a checkpoint", self.console)
+        self._updated = 0.0
 
     def show(self, message: Json) -> None:
         """Shows one message of a trial."""
@@ -78,9 +50,8 @@ class SearchDisplay:
             self._say_change(record)
         if self._live:
             self._live.update(Group(self._table(records), Text(self._summary(records, total))))
-        elif time.monotonic() - self._said >= PLAIN_EVERY_S:
-            self._said = time.monotonic()
-            say(self._summary(records, total), self.console)
+        else:
+            self._say_now_and_then(self._summary(records, total))
 
     def _say_change(self, record: Record) -> None:
         name, state = record.run, (record.status, record.failures, record.epoch)
