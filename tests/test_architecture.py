@@ -16,8 +16,8 @@ RAY = {
 }
 # Inside trainer, each layer may import those before it.
 LAYERS = [
-    {"errors", "progress", "live", "durable", "stop", "job"},
-    {"strict_yaml", "config_errors"},
+    {"errors", "progress", "durable", "stop", "job"},
+    {"strict_yaml", "config_errors", "live"},
     {"space"},
     {"config"},
     {"tiles", "model", "rundir", "ranks", "ema"},
