@@ -64,6 +64,8 @@ class Display:
                 self.waiting("the first step")
         elif message["phase"] == "epoch":
             say(epoch_line(message["record"]), self.console)
+        elif message["phase"] == "diverged":
+            pass  # it is said at the end
         elif self._live:
             self._live.update(step_bar(message, self.console.width))
         elif time.monotonic() - self._said >= PLAIN_EVERY_S:
