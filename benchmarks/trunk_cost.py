@@ -7,11 +7,14 @@ search's trial does. The peer of N heads together is N single runs: N times what
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -27,31 +30,36 @@ from trainer.worker import work_alone
 
 SEED = 0
 LOWEST, HIGHEST = 1e-5, 1e-2
+CLOCKS = ("seconds", "CPU seconds")
+"""The second hardly depends on what else the machine does."""
 
 
 def main() -> None:
     """Measures, writes the result and shows it."""
     given = _arguments()
     if given.store:
-        print(f"{measure(given.store, given.heads, given.epochs, given.size):.3f} s")
+        print(*measure(given.store, given.heads, given.epochs, given.size))
         return
-    taken: dict[str, list[float]] = {"one": [], "together": []}
+    taken: dict[int, list[tuple[float, float]]] = {1: [], given.heads: []}
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_source(Path(folder, "source"), tiles=given.tiles, size=given.size, seed=SEED)
         pack(manifest, Path(folder, "store"))
         for number in range(given.rounds):
-            for name, heads in (("one", 1), ("together", given.heads)):
-                taken[name].append(_in_a_process(Path(folder, "store"), heads, given))
-                print(f"round {number + 1} of {given.rounds}, {heads} heads: {taken[name][-1]:.1f} s", flush=True)
-    ratios = [many / one for one, many in zip(taken["one"], taken["together"], strict=True)]
+            for heads, measured in taken.items():
+                measured.append(_in_a_process(Path(folder, "store"), heads, given))
+                wall, processor = measured[-1]
+                print(
+                    f"round {number + 1} of {given.rounds}, heads: {heads}, {wall:.1f} s, {processor:.1f} CPU s",
+                    flush=True,
+                )
+    rows = [_row(clock, *(_times(taken[heads], place) for heads in taken)) for place, clock in enumerate(CLOCKS)]
     options = {key: getattr(given, key) for key in ("heads", "tiles", "size", "epochs")}
-    seconds = {name: record.spread(values) for name, values in taken.items()}
-    record.write(given.output, {**options, "seconds": seconds, "times_one": record.spread(ratios)})
-    Console().print(_table(given, seconds, record.spread(ratios)))
+    record.write(given.output, {**options, "load": os.getloadavg(), "rows": rows})
+    Console().print(_table(given, rows))
 
 
-def measure(store: Path, heads: int, epochs: int, size: int) -> float:
-    """Seconds that `heads` learning rates take together in this process, begun and resolved beforehand."""
+def measure(store: Path, heads: int, epochs: int, size: int) -> tuple[float, float]:
+    """Seconds and CPU seconds that `heads` learning rates take together in this process, begun beforehand."""
     plans = []
     with tempfile.TemporaryDirectory() as storage:
         for number, rate in enumerate(np.geomspace(LOWEST, HIGHEST, heads)):
@@ -69,10 +77,10 @@ def measure(store: Path, heads: int, epochs: int, size: int) -> float:
             plan, data, base = make_plan(config, this_machine())
             write_run(plan, data, base)
             plans.append(plan)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         outcomes = work_alone(plans, lambda _: False)
         assert {outcome.status for outcome in outcomes} == {"done"}
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() - worked
 
 
 def _arguments() -> argparse.Namespace:
@@ -87,25 +95,40 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _in_a_process(store: Path, heads: int, given: argparse.Namespace) -> float:
+def _in_a_process(store: Path, heads: int, given: argparse.Namespace) -> tuple[float, float]:
     options = [f"--heads={heads}", f"--epochs={given.epochs}", f"--size={given.size}"]
     command = [sys.executable, "-m", "benchmarks.trunk_cost", str(store), *options]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0])
+    wall, processor = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-2:]
+    return float(wall), float(processor)
 
 
-def _table(given: argparse.Namespace, seconds: dict[str, dict[str, float]], times: dict[str, float]) -> Table:
-    title = f"Training at depth 0, {given.tiles} tiles of {given.size} px, {given.epochs} epochs: seconds"
-    table = Table("what", title=title, width=80)
-    for column in ("median", "lowest", "highest", "times one"):
+def _times(measured: Sequence[tuple[float, float]], place: int) -> list[float]:
+    return [both[place] for both in measured]
+
+
+def _row(clock: str, one: list[float], many: list[float]) -> dict[str, Any]:
+    """Many heads against one, round by round."""
+    times = [together / alone for alone, together in zip(one, many, strict=True)]
+    return {
+        "clock": clock,
+        "one": record.spread(one),
+        "together": record.spread(many),
+        "times_one": record.spread(times),
+    }
+
+
+def _table(given: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table("", title=f"Depth 0, {given.tiles} tiles of {given.size} px, {given.epochs} epochs", width=100)
+    for column in ("one run", f"{given.heads} together", "times one", f"{given.heads} single runs (computed)"):
         table.add_column(column, justify="right")
-    one, many = seconds["one"], seconds["together"]
-    ends = ("median", "lowest", "highest")
-    table.add_row("one run", *(f"{one[end]:.1f}" for end in ends), "1")
-    table.add_row(f"{given.heads} together", *(f"{many[end]:.1f}" for end in ends), f"{times['median']:.2f}")
-    table.add_row(
-        f"{given.heads} single runs (computed)", *(f"{given.heads * one[e]:.1f}" for e in ends), f"{given.heads}"
-    )
+    for row in rows:
+        apart = f"{given.heads * row['one']['median']:.0f}"
+        table.add_row(row["clock"], *(_shown(row[key]) for key in ("one", "together", "times_one")), apart)
     return table
+
+
+def _shown(spread: dict[str, Any]) -> str:
+    return f"{spread['median']:.2f} ({spread['lowest']:.2f}-{spread['highest']:.2f})"
 
 
 if __name__ == "__main__":
