@@ -15,13 +15,13 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks.seed_loop import BATCH_SIZE, WARM_UP
 from trainer.config import Config
 from trainer.data import open_data
-from trainer.loop import Hooks, Position, train_epoch
+from trainer.loop import Hooks, Position, Training, train_epoch
 from trainer.plan import Plan, make_plan, write_run
 from trainer.ranks import Ranks
 from trainer.rundir import Json
 from trainer.scale import this_machine
 from trainer.tiles.loader import TileSet
-from trainer.worker import make_learner
+from trainer.worker import make_learners
 
 NORMS = ("frozen", "local")
 PRECISIONS = ("fp32", "bf16")
@@ -66,7 +66,7 @@ def _rate(plan: Plan, ranks: Ranks, steps: int) -> float:
     """Tiles a second of all ranks; 0 on all but the first, which alone hears of each step."""
     torch.set_num_threads(plan.scale.threads)
     data = open_data(plan.config, plan.run.split_file)
-    learner = make_learner(plan, data, ranks)
+    trunk, (learner,) = make_learners([plan], data, ranks)
     ended: list[float] = []
 
     def report(_: Json) -> bool:
@@ -74,7 +74,8 @@ def _rate(plan: Plan, ranks: Ranks, steps: int) -> float:
         return False
 
     tiles = _repeated(data.tiles("train"), (WARM_UP + steps) * BATCH_SIZE)
-    train_epoch(learner, tiles, plan.config, Position(), ranks, Hooks(report, lambda _: None, attempt=1))
+    training = Training(learner, plan.config, Position(), Hooks(report, lambda _: None, attempt=1))
+    train_epoch(trunk, [training], tiles, ranks, report)
     return steps * BATCH_SIZE / (ended[-1] - ended[WARM_UP - 1]) if ranks.first else 0.0
 
 

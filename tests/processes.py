@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 
 from tests.conftest import REPOSITORY
+from trainer.loop import Outcome
 from trainer.plan import Plan
 from trainer.ranks import Ranks
 from trainer.rundir import Json
-from trainer.worker import Outcome, work
+from trainer.worker import work
 
 
 def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any] | None:

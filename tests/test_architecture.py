@@ -22,7 +22,7 @@ LAYERS = [
     {"config"},
     {"tiles", "model", "rundir", "ranks", "ema"},
     {"weights", "lock", "data", "predict", "display", "scale", "ledger", "fruitless", "tensorboard", "optim"},
-    {"searchers", "selection", "search_display", "concurrency"},
+    {"searchers", "selection", "search_display", "concurrency", "trunk"},
     {"checkpoint"},
     {"loop", "mirror"},
     {"copier"},

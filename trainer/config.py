@@ -322,11 +322,26 @@ class SearchSection(Section):
     """Epochs beyond the schedule's warm-up that every trial gets."""
     reduction: Annotated[float, Field(gt=1.0)] = 3.0
     """asha: of how many trials one goes on, and by how much the epochs between two decisions grow."""
+    share_trunk: Literal["auto"] | bool = "auto"
+    """Whether trials of depth 0 that differ in options of optim alone train together: one forward pass of the frozen
+    trunk feeds all of their heads, with the same results as alone. auto: where searcher is random or grid, and
+    scheduler none; with others it cannot be."""
     retries: Annotated[int, Field(ge=0)] = 2
     """How often a trial that breaks is started again, from its last checkpoint."""
     final_seeds: Annotated[int, Field(ge=0)] = 3
     """With how many new seeds the choice is trained again, and then evaluated on test and external data. 0: no look at
     those."""
+
+    @model_validator(mode="after")
+    def _trials_may_train_together(self) -> SearchSection:
+        if self.share_trunk is True and (self.searcher == "optuna" or self.scheduler != "none"):
+            given = f"(given: {self.searcher} and {self.scheduler})"
+            needs = "true needs search.searcher: random or grid, and search.scheduler: none, since trials that train "
+            raise _between(
+                "share_trunk searcher scheduler",
+                f"{needs}together cannot wait for each other's results; leave it at auto {given}",
+            )
+        return self
 
 
 class Config(Section):

@@ -28,6 +28,8 @@ class Display(LiveDisplay):
                 self.waiting("the first step")
         elif message["phase"] == "epoch":
             say(epoch_line(message["record"]), self.console)
+        elif message["phase"] == "diverged":
+            pass  # it is said at the end
         elif self._live:
             self._live.update(step_bar(message, self.console.width))
         else:

@@ -48,15 +48,21 @@ class Known:
 
 
 def run_trials(
-    jobs: Jobs, scheduler: Any, plan: SearchPlan, show: Callable[[Json], object], asked: Callable[[], bool]
+    jobs: Jobs,
+    place: Concurrency,
+    scheduler: Any,
+    plan: SearchPlan,
+    show: Callable[[Json], object],
+    asked: Callable[[], bool],
 ) -> None:
     """Trains all jobs, or until a stop is asked for. Then every running trial ends with a checkpoint.
 
     Args:
         jobs: what to train.
+        place: how many at once, and on what.
         scheduler: Ray Tune's, which stops trials early.
         plan: the search.
-        show: is given every message of the trials, which say which `trial` they are of.
+        show: is given every message of the trials, which say which `trials` they are of.
         asked: whether to stop; is called again and again.
     """
     folder = plan.search.ray_dir
@@ -73,17 +79,17 @@ def run_trials(
         trainable,
         name=uuid.uuid4().hex,
         storage_path=str(folder),
-        resources_per_trial=_resources(plan.place),
+        resources_per_trial=_resources(place),
         search_alg=proposals,
         scheduler=scheduler,
         num_samples=jobs.total,
-        max_concurrent_trials=plan.place.trials,
+        max_concurrent_trials=place.trials,
         max_failures=plan.config.search.retries,
         raise_on_failed_trial=False,
         reuse_actors=True,
         trial_name_creator=_name,
         trial_dirname_creator=_name,
-        callbacks=[Watch(jobs, plan.place.scale.workers)],
+        callbacks=[Watch(jobs, place.scale.workers)],
         verbose=0,
     )
     ended: list[BaseException | None] = []
@@ -95,9 +101,10 @@ def run_trials(
             fit.join(POLL_S)
             proposals.stopped = proposals.stopped or asked()
             for message in ray.get(board.exchange.remote(proposals.stopped)):
-                jobs.ledger.here(message["trial"], message["host"])
-                if message["phase"] == "note":
-                    jobs.ledger.note(message["trial"], message["lines"])
+                for name in message["trials"]:
+                    jobs.ledger.here(name, message["host"])
+                    if message["phase"] == "note":
+                        jobs.ledger.note(name, message["lines"])
                 show(message)
         if ended[0] is not None:
             raise ended[0]
@@ -135,44 +142,54 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
     def __init__(self, jobs: Jobs, scheduler: Any, metric: str):
         super().__init__()
         self._jobs, self._scheduler, self._metric = jobs, scheduler, metric
-        self._names: dict[str, str] = {}
         self.stopped = False
         for record in jobs.ledger.records():
             if record.has_ended:
                 self._replay(record.run, record.run)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial, or that there is none."""
-        if self.stopped or (run := self._jobs.next()) is None:
+        """The next trial, or several that train together, which are one to Tune; or that there is none."""
+        if self.stopped or not (runs := self._jobs.next()):
             return Searcher.FINISHED
-        self._names[trial_id] = run.name
-        self._replay(trial_id, run.name)
-        return {"run": str(run.path), "trial": run.name, "metric": self._metric}
+        names = [run.name for run in runs]
+        for name in names:
+            self._replay(trial_id, name)
+        return {"runs": [str(run.path) for run in runs], "trials": names, "metric": self._metric}
 
-    def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
-        """A trial has ended, or been ended."""
-        name, ledger = self._names[trial_id], self._jobs.ledger
+    def on_trial_complete(  # the result says which trial it is of
+        self,
+        trial_id: str,  # noqa: ARG002
+        result: Json | None = None,
+        error: bool = False,
+    ) -> None:
+        """A trial has ended, or been ended; of several, the last."""
         if error:
             return  # Watch has what there is to say
         assert result is not None, "a trial that trains has come to the end of an epoch, or has broken"
-        ledger.here(name, result["hostname"])
-        if result["epoch"]:
-            ledger.epoch(name, result)
-        if "status" in result:
-            ledger.end(name, result["status"], result["message"])
-        else:
-            ledger.end(name, "stopped", f"by the scheduler, after epoch {result['epoch']}")
-        self._jobs.ended(name)
+        stopped = {"status": "stopped", "message": f"by the scheduler, after epoch {result['epoch']}"}
+        self._take({**stopped, **result})
 
-    def on_trial_result(self, trial_id: str, result: Json) -> None:
-        """An epoch has ended."""
-        self._jobs.ledger.epoch(self._names[trial_id], result)
+    def on_trial_result(self, trial_id: str, result: Json) -> None:  # noqa: ARG002
+        """An epoch has ended; or a trial that is not the last of those that train together."""
+        self._take(result)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a restart reads the run directories."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a restart reads the run directories."""
+
+    def _take(self, result: Json) -> None:
+        """Keeps what a trial has come to."""
+        name, ledger = result["trial"], self._jobs.ledger
+        ledger.here(name, result["hostname"])
+        if ledger.record(name).has_ended:
+            return  # it diverged beside others that then were started again
+        if result["epoch"]:
+            ledger.epoch(name, result)
+        if "status" in result:
+            ledger.end(name, result["status"], result["message"])
+            self._jobs.ended(name)
 
     def _replay(self, trial_id: str, name: str) -> None:
         """Tells the scheduler the epochs that a trial has behind it."""
@@ -190,16 +207,22 @@ class Watch(tune.Callback):  # type: ignore[misc]  # Ray is not typed
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
         """A trial's process has it now."""
-        self._jobs.ledger.begin(trial.config["trial"], self._workers)
+        self._jobs.ledger.begin(self._left(trial), self._workers)
 
     def on_trial_recover(self, *, trial: Any, **_: Any) -> None:
         """A trial broke, and is started again."""
-        self._jobs.ledger.broke(trial.config["trial"], _why(trial))
+        for name in self._left(trial):
+            self._jobs.ledger.broke(name, _why(trial))
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         """A trial broke for the last time."""
-        self._jobs.ledger.end(trial.config["trial"], "failed", _why(trial))
-        self._jobs.ended(trial.config["trial"])
+        for name in self._left(trial):
+            self._jobs.ledger.end(name, "failed", _why(trial))
+            self._jobs.ended(name)
+
+    def _left(self, trial: Any) -> list[str]:
+        """Those of the trials that train together which have not ended."""
+        return [name for name in trial.config["trials"] if not self._jobs.ledger.record(name).has_ended]
 
 
 def _why(trial: Any) -> str:

@@ -1,4 +1,4 @@
-"""One run on a group of Ray Train workers, watched from this process."""
+"""A run, or several on one trunk, on a group of Ray Train workers, watched from this process."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import pickle
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer.checkpoint import newest_step
+from trainer.loop import Outcome
 from trainer.plan import Plan
 from trainer.remote import Board, on_worker
 from trainer.rundir import Json
-from trainer.worker import Outcome
 
 MAX_FAILURES = 3
 POLL_S = 0.2
 
 
-def train_on_group(plan: Plan, show: Callable[[Json], object], asked: Callable[[], bool]) -> Outcome:
-    """Trains a run on workers of the Ray that this process is connected to.
+def train_on_group(plans: Sequence[Plan], show: Callable[[Json], object], asked: Callable[[], bool]) -> list[Outcome]:
+    """Trains a run, or several together, on workers of the Ray that this process is connected to.
 
     Args:
-        plan: the run.
+        plans: the runs, as `work_together` has them.
         show: is given every message of the workers.
         asked: whether they shall stop; is called again and again.
     """
@@ -34,9 +34,9 @@ def train_on_group(plan: Plan, show: Callable[[Json], object], asked: Callable[[
     # On this process's own node, so that no other's loss takes it away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    ended: list[Outcome] = []
+    ended: list[list[Outcome]] = []
     # Ray Train takes INT over when it runs on the main thread, so it gets another.
-    fit = threading.Thread(target=lambda: ended.append(_outcome(plan, board)), name="ray-train", daemon=True)
+    fit = threading.Thread(target=lambda: ended.append(_outcomes(plans, board)), name="ray-train", daemon=True)
     fit.start()
     try:
         while fit.is_alive():
@@ -44,43 +44,48 @@ def train_on_group(plan: Plan, show: Callable[[Json], object], asked: Callable[[
             for message in ray.get(board.exchange.remote(asked())):
                 show(message)
     except ray.exceptions.RayError as error:
-        return _ray_ended(error)
+        return [_ray_ended(error) for _ in plans]
     finally:
-        shutil.rmtree(plan.run.ray_dir, ignore_errors=True)
+        shutil.rmtree(plans[0].run.ray_dir, ignore_errors=True)
     return ended[0]
 
 
-def _outcome(plan: Plan, board: Any) -> Outcome:
+def _outcomes(plans: Sequence[Plan], board: Any) -> list[Outcome]:
     """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many."""
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     while True:
-        before = newest_step(plan.run)
+        before = _steps(plans)
         try:
-            return _fit(plan, board)
+            return _fit(plans, board)
         except WorkerGroupError as error:
-            if newest_step(plan.run) == before:
-                return Outcome("failed", f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}")
+            if _steps(plans) == before:
+                message = f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}"
+                return [Outcome("failed", message) for _ in plans]
         except Exception as error:  # this is the end of a thread: nobody else would say what happened
-            return _ray_ended(error)
+            return [_ray_ended(error) for _ in plans]
+
+
+def _steps(plans: Sequence[Plan]) -> list[int]:
+    return [newest_step(plan.run) for plan in plans]
 
 
 def _ray_ended(error: Exception) -> Outcome:
     return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
 
 
-def _fit(plan: Plan, board: Any) -> Outcome:
-    """Runs `work` on every worker of a Ray Train group, started again where one dies; rank 0's outcome."""
+def _fit(plans: Sequence[Plan], board: Any) -> list[Outcome]:
+    """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    scale, timeout_s = plan.scale, plan.config.scale.timeout_s
+    scale, timeout_s = plans[0].scale, plans[0].config.scale.timeout_s
     if scale.least < scale.workers:
         # A group waits this long for the node that it has lost before it goes on with fewer; Ray would wait a minute.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         on_worker,
-        train_loop_config={"plan": pickle.dumps(plan), "umask": umask(), "board": board},
+        train_loop_config={"plans": pickle.dumps(list(plans)), "umask": umask(), "board": board},
         torch_config=TorchConfig(backend="nccl" if scale.gpu else "gloo", timeout_s=timeout_s),
         scaling_config=ScalingConfig(
             num_workers=scale.workers if scale.least == scale.workers else (scale.least, scale.workers),
@@ -91,14 +96,14 @@ def _fit(plan: Plan, board: Any) -> Outcome:
         # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
         run_config=RunConfig(
             name=uuid.uuid4().hex,
-            storage_path=str(plan.run.ray_dir),
+            storage_path=str(plans[0].run.ray_dir),
             failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    outcome = trainer.fit().return_value
-    assert isinstance(outcome, Outcome), "every worker answers with an outcome"
-    return outcome
+    outcomes = trainer.fit().return_value
+    assert isinstance(outcomes, list), "every worker answers with an outcome for each run"
+    return outcomes
 
 
 def umask() -> int:

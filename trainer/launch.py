@@ -17,13 +17,14 @@ from trainer.errors import RunError, UsageError
 from trainer.fruitless import check_progress
 from trainer.group import train_on_group
 from trainer.lock import RunLock
+from trainer.loop import Outcome
 from trainer.mirror import Mirror, UnreachableError
 from trainer.plan import Plan, ema_warnings, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
 from trainer.rundir import Json, RunDir, read_json
 from trainer.scale import Machine, gpu_has_bf16, this_machine
 from trainer.stop import StopSignals
-from trainer.worker import Outcome, work_alone
+from trainer.worker import work_alone
 
 DONE, FAILED, STOPPED = 0, 1, 75
 GPU_FREE_S = 300.0
@@ -122,7 +123,8 @@ def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
             display.stopping()
         return stop.asked()
 
-    return work_alone(plan, report)
+    (outcome,) = work_alone([plan], report)
+    return outcome
 
 
 def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
@@ -138,7 +140,8 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
                 display.stopping()
             return stop.asked()
 
-        return train_on_group(plan, display.show, asked)
+        (outcome,) = train_on_group([plan], display.show, asked)
+        return outcome
 
 
 def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:

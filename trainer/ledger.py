@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ class Ledger:
         self._records: dict[str, Record] = {}
         self._runs: dict[str, RunDir] = {}
         self._since: dict[str, float] = {}
+        self._beside: dict[str, set[str]] = {}
         self._one_at_a_time = threading.RLock()
 
     def add(self, run: RunDir, record: Record) -> None:
@@ -97,14 +98,16 @@ class Ledger:
         """A trial's run directory."""
         return self._runs[name]
 
-    def begin(self, name: str, workers: int) -> None:
-        """A trial's process has it now."""
+    def begin(self, names: Sequence[str], workers: int) -> None:
+        """A process has a trial now, or several that train together: these share the workers' time evenly."""
         with self._one_at_a_time:
-            record = self._records[name]
-            record.status, record.workers = "running", workers
-            record.started = record.started or now()
-            self._since[name] = time.monotonic()
-            self._write(name)
+            together = set(names)
+            for name in names:
+                record = self._records[name]
+                record.status, record.workers = "running", workers
+                record.started = record.started or now()
+                self._since[name], self._beside[name] = time.monotonic(), together
+                self._write(name)
 
     def epoch(self, name: str, result: Json) -> None:
         """An epoch has ended."""
@@ -136,8 +139,7 @@ class Ledger:
             record.failures += 1
             record.notes.append(f"broke in epoch {record.epoch + 1} and was started again: {message}")
             record.status = "waiting"
-            self._count_time(name)
-            self._since.pop(name, None)
+            self._leave(name)
             self._write(name)
 
     def end(self, name: str, status: str, message: str = "") -> None:
@@ -146,8 +148,7 @@ class Ledger:
             record = self._records[name]
             record.status, record.message = status, message
             record.ended = now() if record.has_ended else None
-            self._count_time(name)
-            self._since.pop(name, None)
+            self._leave(name)
             self._write(name)
 
     def values(self, name: str) -> list[float]:
@@ -159,11 +160,21 @@ class Ledger:
         values = [line[self._metric] for line in run.read_metrics()]
         return len(values), self._best(values, default=None)
 
+    def _leave(self, name: str) -> None:
+        """Settles the time of all that train together: from now on they share it without this one."""
+        together = self._beside.get(name, set())
+        for one in together:
+            self._count_time(one)
+        together.discard(name)
+        self._beside.pop(name, None)
+        self._since.pop(name, None)
+
     def _count_time(self, name: str) -> None:
         if (since := self._since.get(name)) is not None:
             record, self._since[name] = self._records[name], time.monotonic()
-            record.seconds += self._since[name] - since
-            record.worker_seconds += (self._since[name] - since) * record.workers
+            spent = self._since[name] - since
+            record.seconds += spent
+            record.worker_seconds += spent * record.workers / len(self._beside[name])
 
     def _write(self, name: str) -> None:
         write_json(self._runs[name].trial_file, _rounded(asdict(self._records[name])))

@@ -10,23 +10,24 @@ from typing import Any
 
 Message = dict[str, Any]
 REPORT_EVERY_S = 0.2
-MILESTONES = ("start", "epoch", "mirror", "note")
+MILESTONES = ("start", "epoch", "mirror", "note", "diverged")
 
 
 def on_worker(given: dict[str, Any]) -> Any:
-    """One worker of a Ray Train group; returns `work`'s outcome.
+    """One worker of a Ray Train group; returns `work_together`'s outcomes.
 
-    `given` holds the pickled plan, the board, and the driver's umask: Ray's own is for its files, not for a run's.
+    `given` holds the pickled plans, the board, and the driver's umask: Ray's own is for its files, not for a run's.
     """
     from ray.train.torch import get_device
 
     from trainer.plan import as_begun
     from trainer.ranks import Ranks
-    from trainer.worker import work
+    from trainer.worker import work_together
 
     os.umask(given["umask"])
-    plan = as_begun(pickle.loads(given["plan"]))
-    return work(plan, Ranks.of_process_group(get_device(), plan.config.scale.timeout_s), BoardReport(given["board"]))
+    plans = [as_begun(plan) for plan in pickle.loads(given["plans"])]
+    ranks = Ranks.of_process_group(get_device(), plans[0].config.scale.timeout_s)
+    return work_together(plans, ranks, BoardReport(given["board"]))
 
 
 class Board:

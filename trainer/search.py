@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cluster.ray_cluster import connect, join
 from trainer.checkpoint import newest_step, store_base
+from trainer.concurrency import Concurrency
 from trainer.config import Config
 from trainer.data import RunData
 from trainer.errors import RunError
@@ -105,22 +106,24 @@ class Search:
 
     def _train(self, trials: TrialJobs, stop: StopSignals) -> bool:
         """Trains what is left to train; False where a stop was asked for before its end."""
-        place = self.plan.place
-        with SearchDisplay(self.console, self.plan.metric, self.plan.mode) as display:
+        plan, places = self.plan, (self.plan.place, self.plan.final_place)
+        with SearchDisplay(self.console, plan.metric, plan.mode) as display:
             display.waiting("starting Ray")
-            with connect(cpus=place.cpus, gpus=place.gpus):
+            with connect(cpus=max(place.cpus for place in places), gpus=max(place.gpus for place in places)):
                 # Ray reads its environment when it is imported, so not before.
                 from trainer.experiment import early_stopping, no_stopping
 
-                self._run_jobs(trials, early_stopping(self.plan), display, stop)
+                self._run_jobs(trials, plan.place, early_stopping(plan), display, stop)
                 if any(not record.has_ended for record in self.trials.records()):
                     return False
                 finals = self._final_jobs()
                 self._write(state="final")
-                self._run_jobs(finals, no_stopping(), display, stop)
+                self._run_jobs(finals, plan.final_place, no_stopping(), display, stop)
         return all(self.finals.record(name).has_ended for name in finals.names)
 
-    def _run_jobs(self, jobs: Jobs, scheduler: Any, display: SearchDisplay, stop: StopSignals) -> None:
+    def _run_jobs(
+        self, jobs: Jobs, place: Concurrency, scheduler: Any, display: SearchDisplay, stop: StopSignals
+    ) -> None:
         from trainer.experiment import run_trials
 
         if not jobs.total or stop.asked():
@@ -133,9 +136,9 @@ class Search:
                 display.stopping()
             return stop.asked()
 
-        display.waiting(f"starting {self.plan.place}")
+        display.waiting(f"starting {place}")
         display.update(jobs.ledger.records(), total, force=True)
-        run_trials(jobs, scheduler, self.plan, display.show, asked)
+        run_trials(jobs, place, scheduler, self.plan, display.show, asked)
         display.update(jobs.ledger.records(), total, force=True)
 
     def _final_jobs(self) -> FinalJobs:
@@ -202,6 +205,11 @@ class Search:
         ]
         if needed > free:
             lines.append("warning: that is more than there is; lower loop.keep, or name another run.storage")
+        if shared := [group for group in plan.groups() if len(group) > 1]:
+            lines.append(
+                f"{sum(map(len, shared))} trials train heads alone: together on {_count(len(shared), 'trunk')}, "
+                "each in one trial's place"
+            )
         if ended:
             lines.append(f"goes on: {ended} trials have ended already")
         if plan.config.data.split == "random":

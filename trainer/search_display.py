@@ -36,10 +36,11 @@ class SearchDisplay(LiveDisplay):
     def show(self, message: Json) -> None:
         """Shows one message of a trial."""
         if message["phase"] == "train":
-            self._rates[message["trial"]] = f"{message['tiles_per_s']:,.0f} tiles/s"
+            rate = f"{message['tiles_per_s']:,.0f} tiles/s"
+            self._rates |= dict.fromkeys(message["trials"], rate)
         elif message["phase"] == "note":
             for line in message["lines"]:
-                say(f"trial {message['trial']}: {line}", self.console)
+                say(f"trial {message['run']}: {line}", self.console)
 
     def update(self, records: Sequence[Record], total: int, *, force: bool = False) -> None:
         """Shows what is known of all trials: what has changed as lines, where they stand as a table."""

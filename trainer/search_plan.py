@@ -18,9 +18,10 @@ from trainer.job import job_id
 from trainer.ledger import Record
 from trainer.plan import Plan, make_plan, trainable
 from trainer.rundir import Json, RunDir, SearchDir, now
-from trainer.scale import Machine
+from trainer.scale import Machine, Scale
 from trainer.searchers import GridSearch, RandomSearch, Searcher, Tpe
 from trainer.space import Parameters, Space
+from trainer.trunk import shares_trunk, together, trunk_of
 from trainer.weights import Base
 
 DEPTH = "model.unfrozen_depth"
@@ -37,6 +38,8 @@ class SearchPlan:
     space: Space
     total: int
     place: Concurrency
+    """Of the trials; those that share a trunk count as one."""
+    final_place: Concurrency
     machine: Machine
     one: Plan
     """The base configuration as a run."""
@@ -56,7 +59,7 @@ class SearchPlan:
     def identity(self) -> Json:
         """What must agree when the search is started again, by dotted key."""
         asked = self.config.search
-        free = {"trials", "retries", "final_seeds"}
+        free = {"trials", "retries", "final_seeds", "share_trunk"}
         options = {f"search.{key}": value for key, value in asked.model_dump(mode="json").items() if key not in free}
         fixed = {key: value for key, value in identity(self.config).items() if key not in self.space.options}
         weights = {} if "model.weights" in self.space.options else {"model.weights": self.one.base_sha256}
@@ -75,14 +78,24 @@ class SearchPlan:
             found.append(ONECYCLE_RISES * self.epochs)
         return math.ceil(max(found))
 
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether trials that differ in their heads alone train together."""
+        return shares_trunk(self.config.search)
+
+    def trunk(self, parameters: Parameters) -> str | None:
+        """What a trial with these parameters has in common with those that can train with it, if there can be some."""
+        return trunk_of(parameters, self.depth(parameters))
+
+    def groups(self) -> list[list[Parameters]]:
+        """The parameters of all trials, those together that train together, where they do not depend on results."""
+        return _groups(self.config, self.known_parameters())
+
     def make_searcher(self, known: int) -> Searcher:
         """What chooses the parameters of trials; `known`: how many have ended already."""
-        seed = self.config.run.seed
-        if self.config.search.searcher == "random":
-            return RandomSearch(self.space, seed)
-        if self.config.search.searcher == "grid":
-            return GridSearch(self.space)
-        return Tpe(self.space, seed, self.mode, known)
+        if self.config.search.searcher == "optuna":
+            return Tpe(self.space, self.config.run.seed, self.mode, known)
+        return _independent(self.config, self.space)
 
     def trial_config(self, run: RunDir, parameters: Parameters) -> Config:
         """A trial's configuration, which is that of a run without external or test data.
@@ -91,11 +104,11 @@ class SearchPlan:
             UsageError: where the parameters do not go together.
         """
         apart = {"data.external": {}, "data.evaluate_test": False}
-        return self._run_config(run, {**parameters, **apart})
+        return self._run_config(run, {**parameters, **apart}, self.place.scale)
 
     def final_config(self, run: RunDir, parameters: Parameters, seed: int) -> Config:
         """The same with another seed, on the same split, and with what it is to be tested on at last."""
-        return self._run_config(run, {**parameters, "run.seed": seed})
+        return self._run_config(run, {**parameters, "run.seed": seed}, self.final_place.scale)
 
     def checkpoints_bytes(self) -> int:
         """What the checkpoints of all trials and final runs take at most; a trial not known yet is of the deepest."""
@@ -122,14 +135,11 @@ class SearchPlan:
 
     def depth(self, parameters: Parameters) -> int:
         """The unfrozen depth of a trial with these parameters."""
-        return int(parameters.get(DEPTH, self.config.model.unfrozen_depth))
+        return _depth(self.config, parameters)
 
     def known_parameters(self) -> list[Parameters]:
         """Those of all trials, where they do not depend on results."""
-        if self.config.search.searcher == "optuna":
-            return []
-        searcher = self.make_searcher(known=0)
-        return [searcher.propose(number) for number in range(1, self.total + 1)]
+        return _known_parameters(self.config, self.space, self.total)
 
     def settings(self) -> Json:
         """What search.json says of the newest start; it may change."""
@@ -178,8 +188,8 @@ class SearchPlan:
             **self.settings(),
         }
 
-    def _run_config(self, run: RunDir, options: Json) -> Config:
-        scale, data = self.place.scale, self.config.data
+    def _run_config(self, run: RunDir, options: Json, scale: Scale) -> Config:
+        data = self.config.data
         given = {
             "data.split_seed": self.config.run.seed if data.split_seed is None else data.split_seed,
             "scale.workers": scale.workers,
@@ -212,7 +222,10 @@ def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunD
     space = Space.read(asked.space)
     total = len(GridSearch(space)) if asked.searcher == "grid" else asked.trials
     with problems.kept():
-        place = concurrency(config.scale, machine, total)
+        place = concurrency(
+            config.scale, machine, len(_groups(config, _known_parameters(config, space, total))) or total
+        )
+        final_place = concurrency(config.scale, machine, max(1, asked.final_seeds))
     with problems.kept():
         # As a run of one worker, which fits anywhere: what it is on has been looked at above.
         alone = with_options(config, {"scale.workers": 1, "scale.cpus_per_worker": 1}, "search")
@@ -223,12 +236,35 @@ def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunD
     if RunDir(search.path).identity_file.exists():
         raise UsageError(f"run.name: {name} is the name of a run in {config.run.storage}; give the search another")
     named = with_options(config, {"run.name": name}, "search")
-    plan = SearchPlan(named, search, space, total, place, machine, one, _stores(data))
+    plan = SearchPlan(named, search, space, total, place, final_place, machine, one, _stores(data))
     for number, parameters in enumerate(plan.known_parameters(), 1):
         with problems.kept():
             plan.trial_config(plan.search.trial(number), parameters)
     problems.check()
     return plan, data, base
+
+
+def _independent(config: Config, space: Space) -> Searcher:
+    """The searcher whose proposals do not depend on results."""
+    return RandomSearch(space, config.run.seed) if config.search.searcher == "random" else GridSearch(space)
+
+
+def _known_parameters(config: Config, space: Space, total: int) -> list[Parameters]:
+    if config.search.searcher == "optuna":
+        return []
+    searcher = _independent(config, space)
+    return [searcher.propose(number) for number in range(1, total + 1)]
+
+
+def _depth(config: Config, parameters: Parameters) -> int:
+    return int(parameters.get(DEPTH, config.model.unfrozen_depth))
+
+
+def _groups(config: Config, known: list[Parameters]) -> list[list[Parameters]]:
+    """Those together that train together; all apart, where they do not share trunks."""
+    if not shares_trunk(config.search):
+        return [[parameters] for parameters in known]
+    return together(known, lambda parameters: trunk_of(parameters, _depth(config, parameters)))
 
 
 def check_same(plan: SearchPlan, known: Json) -> None:

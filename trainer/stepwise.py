@@ -6,27 +6,29 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from trainer.loop import Outcome
 from trainer.rundir import Json
-from trainer.worker import Outcome, Report
+from trainer.worker import Report
 
 WAITING: Json = {"phase": "waiting"}
-Train = Callable[[Report, Callable[[], bool]], Outcome]
-"""Trains, given how to report and whether to stop."""
+STEPS = ("epoch", "diverged")
+Train = Callable[[Report, Callable[[], bool]], list[Outcome]]
+"""Trains some runs, given how to report and whether to stop."""
 
 
 class Stepwise:
-    """Each `next` lets the training go on to the end of an epoch, or to its own."""
+    """Each `next` lets the training go on to the end of a run's epoch, or of a run, or to its own."""
 
     def __init__(self, train: Train, report: Report):
         self._train, self._pass_on = train, report
-        self._reached: SimpleQueue[Json | Outcome | BaseException] = SimpleQueue()
+        self._reached: SimpleQueue[Json | list[Outcome] | BaseException] = SimpleQueue()
         self._go_on = threading.Semaphore(0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trial", daemon=True)
         self._thread.start()
 
-    def next(self) -> Json | Outcome:
-        """The record of the next epoch; after the last, how it ended. Raises what the training raised."""
+    def next(self) -> Json | list[Outcome]:
+        """The message of the next epoch or divergence; at the end, how each run ended. Raises what training raised."""
         self._go_on.release()
         reached = self._reached.get()
         if isinstance(reached, BaseException):
@@ -48,8 +50,8 @@ class Stepwise:
 
     def _report(self, message: Json) -> bool:
         asked = self._asked(message)
-        if message["phase"] == "epoch" and not asked:
-            self._reached.put(message["record"])
+        if message["phase"] in STEPS and not asked:
+            self._reached.put(message)
             self._go_on.acquire()
         return self._stop.is_set()
 

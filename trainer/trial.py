@@ -1,10 +1,13 @@
-"""One trial of a search, in a process of Ray Tune's."""
+"""A trial of a search, or several that train together, in a process of Ray Tune's."""
 
 from __future__ import annotations
 
 import math
 import os
 import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,18 @@ from ray import tune
 from trainer.config import load_config
 from trainer.errors import RunError, UsageError
 from trainer.group import train_on_group
+from trainer.ledger import ENDED
+from trainer.loop import Outcome
 from trainer.plan import Plan, is_finished, make_plan, write_run
 from trainer.remote import BoardReport
-from trainer.rundir import Json, RunDir
+from trainer.rundir import Json, RunDir, read_json
 from trainer.scale import Machine
-from trainer.stepwise import Stepwise
-from trainer.worker import Outcome, Report, work_alone
+from trainer.stepwise import Stepwise, Train
+from trainer.worker import Report, work_alone
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
-    """Trains one trial after another; a step is an epoch.
+    """Trains one trial after another, or several at once on one trunk; a step is an epoch of one, or its end.
 
     What costs a second trial little: the process is there, with everything imported.
     """
@@ -42,20 +47,15 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         return True
 
     def step(self) -> Json:
-        """Trains to the end of the next epoch but the last; with the last, writes the predictions."""
+        """Trains to the end of a trial's next epoch but the last; with the last, writes the predictions."""
         if self._stepwise is None:
-            try:
-                self._stepwise = self._begin()
-            except UsageError as error:  # it would be so again
-                return self._result("failed", str(error))
-        reached = self._stepwise.next()
-        if not isinstance(reached, Outcome) and reached["epoch"] == self._epochs:
-            reached = self._stepwise.next()
-        if not isinstance(reached, Outcome):
-            return reached
-        if reached.status == "failed":
-            raise RunError(reached.message)
-        return self._result("waiting" if reached.status == "stopped" else reached.status, reached.message)
+            self._stepwise = self._begin()
+        while not self._ready:
+            self._ready += self._results(self._stepwise.next())
+        result = self._ready.popleft()
+        if isinstance(result, RunError):
+            raise result
+        return result
 
     def cleanup(self) -> None:
         """Ends what still trains, with a checkpoint."""
@@ -65,33 +65,72 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
 
     def _take(self, config: Json) -> None:
         # Nothing is read yet: what fails in a step is tried again by Tune, what fails here is not.
-        self._run, self._metric = RunDir(Path(config["run"])), config["metric"]
+        self._runs, self._metric = [RunDir(Path(path)) for path in config["runs"]], config["metric"]
         self._stepwise = None
+        self._ready: deque[Json | RunError] = deque()
 
     def _begin(self) -> Stepwise:
-        config = load_config(self._run.config_file)
-        self._epochs = config.loop.epochs
-        plan, data, base = make_plan(config, self._machine, place=self._run)
-        write_run(plan, data, base)
-        return Stepwise(_done if is_finished(plan, data) else _training(plan), self._report())
+        """Begins with those that have not ended: an earlier start may have told of some."""
+        runs = [run for run in self._runs if read_json(run.trial_file)["status"] not in ENDED]
+        self._untold = {run.name for run in runs}
+        plans: list[Plan] = []
+        for run in runs:
+            try:
+                plan, finished = self._plan(run, plans)
+            except UsageError as error:  # it would be so again
+                self._ready.append(self._end(run, Outcome("failed", str(error))))
+            else:
+                if finished:
+                    self._ready.append(self._end(run, Outcome("done")))
+                else:
+                    plans.append(plan)
+        if not runs:
+            self._ready.append(self._end(self._runs[0], Outcome("done")))
+        self._training = [plan.run for plan in plans]
+        return Stepwise(_training(plans), self._report())
+
+    def _plan(self, run: RunDir, others: Sequence[Plan]) -> tuple[Plan, bool]:
+        """The plan of a run, with its directory there, and whether nothing is left to do."""
+        config = load_config(run.config_file)
+        if not others:
+            self._epochs = config.loop.epochs
+            plan, self._data, self._base = make_plan(config, self._machine, place=run)
+        else:  # of the same trunk: all that is opened and resolved is the same
+            plan = replace(others[0], config=config, run=run)
+        write_run(plan, self._data, self._base)
+        return plan, is_finished(plan, self._data)
 
     def _report(self) -> Report:
-        report, name, host = BoardReport(self._board), self._run.name, socket.gethostname()
-        return lambda message: report({**message, "trial": name, "host": host})
+        report, names, host = BoardReport(self._board), [run.name for run in self._training], socket.gethostname()
+        return lambda message: report(
+            {**message, "trials": [message["run"]] if "run" in message else names, "host": host}
+        )
 
-    def _result(self, status: str, message: str) -> Json:
-        """How the trial ended, with its last epoch, as schedulers want it."""
-        history = self._run.read_metrics()
+    def _results(self, reached: Json | list[Outcome]) -> list[Json | RunError]:
+        """What to tell Tune, one by one; that one failed comes last, since Tune starts what is left again."""
+        if isinstance(reached, list):
+            ends = [(run, one) for run, one in zip(self._training, reached, strict=True) if run.name in self._untold]
+            told = [self._end(run, one) for run, one in ends if one.status != "failed"]
+            return [*told, *(RunError(one.message) for _, one in ends if one.status == "failed")]
+        if reached["phase"] == "diverged":
+            (run,) = [run for run in self._training if run.name == reached["run"]]
+            return [self._end(run, Outcome("diverged", reached["message"]))]
+        record = reached["record"]
+        return [] if record["epoch"] == self._epochs else [{**record, "trial": reached["run"]}]
+
+    def _end(self, run: RunDir, outcome: Outcome) -> Json:
+        """How a trial ended, with its last epoch, as schedulers want it."""
+        self._untold.discard(run.name)
+        history = run.read_metrics()
         last = history[-1] if history else {"epoch": 0, self._metric: math.nan}
-        return {**last, "status": status, "message": message, "done": True}
+        status = "waiting" if outcome.status == "stopped" else outcome.status
+        return {**last, "trial": run.name, "status": status, "message": outcome.message, "done": not self._untold}
 
 
-def _training(plan: Plan) -> Any:
+def _training(plans: Sequence[Plan]) -> Train:
     """Trains in this process, or, with several workers, on a group of Ray Train's."""
-    if plan.scale.workers > 1:
-        return lambda report, asked: train_on_group(plan, report, asked)
-    return lambda report, _: work_alone(plan, report)
-
-
-def _done(*_: Any) -> Outcome:
-    return Outcome("done")
+    if not plans:
+        return lambda *_: []
+    if plans[0].scale.workers > 1:
+        return lambda report, asked: train_on_group(plans, report, asked)
+    return lambda report, _: work_alone(plans, report)

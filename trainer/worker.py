@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
@@ -30,7 +31,17 @@ from trainer.copier import Copier
 from trainer.data import RunData, open_data
 from trainer.ema import Ema, evaluated
 from trainer.errors import RunError, UsageError
-from trainer.loop import DivergedError, Hooks, Learner, Position, StopRequestedError, evaluate, fit
+from trainer.loop import (
+    Hooks,
+    Learner,
+    Outcome,
+    Position,
+    StopRequestedError,
+    Training,
+    Trunk,
+    evaluate,
+    fit,
+)
 from trainer.model import build, cut, set_training
 from trainer.optim import make_optimizer, make_schedule
 from trainer.plan import Plan, as_begun, halve_micro_batch
@@ -39,6 +50,7 @@ from trainer.ranks import Ranks
 from trainer.rundir import Json, append_json_line, now
 from trainer.scale import unseen_gpus
 from trainer.tensorboard import with_events
+from trainer.tiles.loader import TileSet
 
 T = TypeVar("T")
 Report = Callable[[Json], bool]
@@ -47,14 +59,6 @@ OPENING_LIMIT_S = 3600.0
 """In which every node must have its data: some copy it to their own disk first, and some disks are slow."""
 STOP_WAIT_S = 10.0
 """For the mirror, when a stop was asked for: a batch system's grace may be half a minute."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a worker ended: done, stopped, diverged, short of memory or failed, and what there is to say."""
-
-    status: str
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,40 +71,59 @@ class Start:
 
 def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
     """Trains from wherever the run is to its end, and writes the predictions of its best checkpoint."""
+    (outcome,) = work_together([plan], ranks, report)
+    return outcome
+
+
+def work_together(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[Outcome]:
+    """`work` for runs that differ in their heads alone, on one trunk: each ends as if it had been alone.
+
+    Args:
+        plans: the runs, which differ in `optim` alone; one of any depth, or several of depth 0.
+        ranks: the workers.
+        report: is called on rank 0 with what goes on, under the name of a `run` where it is about one of them; answers
+            whether to stop.
+    """
+    plan, stopped = plans[0], False
     if plan.scale.gpu and ranks.device.type != "cuda":
-        return Outcome("failed", f"{socket.gethostname()}: {unseen_gpus()}")
+        return [Outcome("failed", f"{socket.gethostname()}: {unseen_gpus()}") for _ in plans]
     torch.set_num_threads(plan.scale.threads)
     torch.backends.cudnn.allow_tf32 = plan.precision != "fp32"
-    position = Position()
+    begun: list[Training | Outcome] = []
     try:
         data = on_all(ranks, lambda: open_here(plan))
-        learner = make_learner(plan, data, ranks)
-        start = on_first(ranks, lambda: claim(plan, ranks, report))
-        position = resume(learner, start)
-        on_first(ranks, lambda: write_history(plan.run, position.history, plan.config.loop.best_metric))
-        with mirrored(plan, start.attempt, ranks, report) as saved:
-            hooks = make_hooks(plan, learner, start.attempt, ranks, report, saved)
-            fit(learner, data.tiles("train"), data.tiles("val"), plan.config, position, ranks, hooks)
-            predict(plan, data, learner, position, ranks, hooks)
+        trunk, learners = make_learners(plans, data, ranks)
+        with ExitStack() as mirrors:
+            for one, learner in zip(plans, learners, strict=True):
+                begun.append(begin(one, learner, ranks, report, mirrors))
+            runs = [
+                (one, training) for one, training in zip(plans, begun, strict=True) if isinstance(training, Training)
+            ]
+            fit(trunk, [training for _, training in runs], data.tiles("train"), data.tiles("val"), ranks, report)
+            predict(trunk, [pair for pair in runs if pair[1].ended is None], data, ranks, report)
     except StopRequestedError:
-        return Outcome("stopped", f"at step {position.step}, with a good checkpoint")
-    except DivergedError as error:
-        return Outcome("diverged", _diverged(plan, position, error))
+        stopped = True
     except (UsageError, RunError) as error:
-        return Outcome("failed", str(error))
+        return [Outcome("failed", str(error)) for _ in plans]
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return take_less(plan, ranks, report)
-    return Outcome("done")
+        return take_less(plans, ranks, report)
+    return [one if isinstance(one, Outcome) else _outcome(one, stopped) for one in begun]
 
 
-def work_alone(plan: Plan, report: Report) -> Outcome:
-    """`work` as the only worker, in this process; where memory runs out, again with fewer tiles at once."""
-    ranks = Ranks(device=torch.device("cuda" if plan.scale.gpu else "cpu"))
-    while (outcome := work(as_begun(plan), ranks, report)).status == "short of memory":
+def _outcome(training: Training, stopped: bool) -> Outcome:
+    if training.ended is None and stopped:
+        return Outcome("stopped", f"at step {training.position.step}, with a good checkpoint")
+    return training.ended or Outcome("done")
+
+
+def work_alone(plans: Sequence[Plan], report: Report) -> list[Outcome]:
+    """`work_together` as the only worker, in this process; where memory runs out, again with fewer tiles at once."""
+    ranks = Ranks(device=torch.device("cuda" if plans[0].scale.gpu else "cpu"))
+    while (outcomes := work_together([as_begun(plan) for plan in plans], ranks, report))[0].status == "short of memory":
         torch.cuda.empty_cache()
-    return outcome
+    return outcomes
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -108,21 +131,23 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
-def take_less(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
+def take_less(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[Outcome]:
     """Has the next start take fewer tiles at once.
 
     Raises:
         RuntimeError: where other ranks wait for this one, so that all of them are started again.
     """
-    try:
-        note = halve_micro_batch(plan)
-        report({"phase": "note", "lines": [note]})
-        outcome = Outcome("short of memory", note)
-    except RunError as error:
-        outcome = Outcome("failed", str(error))
+    outcomes = []
+    for plan in plans:
+        try:
+            note = halve_micro_batch(plan)
+            report({"phase": "note", "run": plan.run.name, "lines": [note]})
+            outcomes.append(Outcome("short of memory", note))
+        except RunError as error:
+            outcomes.append(Outcome("failed", str(error)))
     if ranks.world_size > 1:
-        raise RuntimeError(outcome.message)
-    return outcome
+        raise RuntimeError(outcomes[0].message)
+    return outcomes
 
 
 def on_first(ranks: Ranks, act: Callable[[], T]) -> T:
@@ -173,40 +198,47 @@ def open_here(plan: Plan) -> RunData:
     return data if plan.config.data.stage is None else data.staged(plan.config.data.stage)
 
 
-def make_learner(plan: Plan, data: RunData, ranks: Ranks) -> Learner:
-    """The network at its starting weights, cut at the unfrozen depth, with all that makes it learn."""
-    optim = plan.config.optim
+def make_learners(plans: Sequence[Plan], data: RunData, ranks: Ranks) -> tuple[Trunk, list[Learner]]:
+    """The network at its starting weights, cut at the unfrozen depth: its trunk, and what learns, once for each run."""
+    plan, train = plans[0], data.tiles("train")
     model = build(len(plan.classes), plan.config.run.seed)
     model.load_state_dict(read_base(plan.run, plan.base_sha256), strict=False)
     model.to(ranks.device).to(memory_format=torch.channels_last)
     frozen, learning = cut(model, plan.config.model.unfrozen_depth)
+    trunk = Trunk(frozen, plan.precision, plan.micro_batch)
+    networks = [learning, *(deepcopy(learning) for _ in plans[1:])]
+    learners = [make_learner(one, network, train, ranks) for one, network in zip(plans, networks, strict=True)]
+    if ranks.world_size > 1:
+        for learner in learners:
+            settle(trunk, learner, plan, ranks)
+    return trunk, learners
+
+
+def make_learner(plan: Plan, learning: nn.Sequential, train: TileSet, ranks: Ranks) -> Learner:
+    """What learns, with all that makes it learn."""
+    optim = plan.config.optim
     if plan.norm == "sync":
         learning = nn.SyncBatchNorm.convert_sync_batchnorm(learning)  # type: ignore[no-untyped-call]
     ema = Ema(learning, optim.ema) if optim.ema else None
     forward = _distributed(learning, ranks)
     optimizer = make_optimizer(learning, optim)
-    learner = Learner(
-        frozen,
+    return Learner(
         learning,
         forward,
         optimizer,
-        make_schedule(optimizer, plan.config, len(data.tiles("train"))),
+        make_schedule(optimizer, plan.config, len(train)),
         plan.norm,
         plan.precision,
-        plan.micro_batch,
-        class_weights(plan, data).to(ranks.device),
+        class_weights(plan, train).to(ranks.device),
         optim.label_smoothing,
         optim.clip_norm,
         ema,
     )
-    if ranks.world_size > 1:
-        settle(learner, plan, ranks)
-    return learner
 
 
-def class_weights(plan: Plan, data: RunData) -> torch.Tensor:
+def class_weights(plan: Plan, train: TileSet) -> torch.Tensor:
     """(classes,) weights in the loss: ones, or inversely proportional to a class's training tiles."""
-    counts = torch.bincount(torch.from_numpy(data.tiles("train").labels), minlength=len(plan.classes))
+    counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(plan.classes))
     if plan.config.optim.class_weights == "none":
         return torch.ones(len(counts))
     return counts.sum() / (len(counts) * counts)
@@ -219,7 +251,7 @@ def _distributed(learning: nn.Sequential, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(learning, device_ids=devices, gradient_as_bucket_view=True)
 
 
-def settle(learner: Learner, plan: Plan, ranks: Ranks) -> None:
+def settle(trunk: Trunk, learner: Learner, plan: Plan, ranks: Ranks) -> None:
     """Lets DistributedDataParallel arrange its buckets, by passes that change nothing.
 
     It rearranges them after the first backward pass, and sums of three and more ranks depend on the arrangement in
@@ -230,9 +262,27 @@ def settle(learner: Learner, plan: Plan, ranks: Ranks) -> None:
     images = torch.zeros((2, 3, size, size), device=ranks.device)
     set_training(learner.learning, learner.norm)
     for _ in range(WARM_UP_PASSES):
-        torch.autograd.backward(learner.logits(images, learner.forward).sum() * 0.0)
+        torch.autograd.backward(learner.logits(trunk.features(images), learner.forward).sum() * 0.0)
     learner.optimizer.zero_grad()
     learner.learning.load_state_dict(before)
+
+
+def begin(plan: Plan, learner: Learner, ranks: Ranks, report: Report, mirrors: ExitStack) -> Training | Outcome:
+    """Goes on from wherever the run is, in a new attempt; or says why it cannot."""
+
+    def report_named(message: Json) -> bool:
+        return report({"run": plan.run.name, **message})
+
+    try:
+        start = on_first(ranks, lambda: claim(plan, ranks, report_named))
+        position = resume(learner, start)
+        on_first(ranks, lambda: write_history(plan.run, position.history, plan.config.loop.best_metric))
+    except RunError as error:
+        return Outcome("failed", str(error))
+    saved = mirrors.enter_context(mirrored(plan, start.attempt, ranks, report_named))
+    return Training(
+        learner, plan.config, position, make_hooks(plan, learner, start.attempt, ranks, report_named, saved)
+    )
 
 
 def claim(plan: Plan, ranks: Ranks, report: Report) -> Start:
@@ -320,15 +370,28 @@ def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Pos
     prune(plan.run, plan.config.loop.keep)
 
 
-def predict(plan: Plan, data: RunData, learner: Learner, position: Position, ranks: Ranks, hooks: Hooks) -> None:
-    """Writes the best checkpoint's predictions for every part that has none of it yet."""
-    best = on_first(ranks, lambda: best_good(plan.run, position.history, plan.config.loop.best_metric))
-    learner.evaluated.load_state_dict(evaluated(read(best)[0]))
+def predict(trunk: Trunk, runs: Sequence[tuple[Plan, Training]], data: RunData, ranks: Ranks, report: Report) -> None:
+    """Writes the predictions of each run's best checkpoint for every part that has none of it yet."""
+    bests = []
+    for plan, training in runs:
+        with training.failing_alone():
+            history, metric = training.position.history, plan.config.loop.best_metric
+            best = on_first(ranks, partial(best_good, plan.run, history, metric))
+            training.learner.evaluated.load_state_dict(evaluated(read(best)[0]))
+            bests.append((plan, training, best))
     for part in data.evaluated():
-        if on_first(ranks, partial(predicted_by, plan.run.predictions_file(part))) == best.path.name:
+        due = [
+            (plan, training, best)
+            for plan, training, best in bests
+            if on_first(ranks, partial(predicted_by, plan.run.predictions_file(part))) != best.path.name
+        ]
+        if not due:
             continue
-        logits = evaluate(learner, data.tiles(part), part, plan.config, ranks, hooks.report)
-        on_first(ranks, partial(_write_part, plan, data, part, logits, best, hooks.attempt))
+        learners = [training.learner for _, training, _ in due]
+        found = evaluate(trunk, learners, data.tiles(part), part, due[0][0].config, ranks, report)
+        for (plan, training, best), logits in zip(due, found, strict=True):
+            with training.failing_alone():
+                on_first(ranks, partial(_write_part, plan, data, part, logits, best, training.hooks.attempt))
 
 
 def _write_part(
@@ -344,10 +407,3 @@ def _write_part(
 
 def _where() -> Json:
     return {"host": socket.gethostname(), "pid": os.getpid()}
-
-
-def _diverged(plan: Plan, position: Position, error: DivergedError) -> str:
-    return (
-        f"training diverged at step {position.step} (epoch {position.epoch + 1}): {error}. The checkpoints are from "
-        f"before; try a lower optim.lr than {plan.config.optim.lr:g}, or loop.precision: fp32"
-    )

@@ -19,11 +19,12 @@ from tests.processes import on_ranks
 from trainer.config import AugmentSection, Config
 from trainer.ema import Ema
 from trainer.loop import (
-    DivergedError,
     Hooks,
     Learner,
     Position,
     StopRequestedError,
+    Training,
+    Trunk,
     evaluate,
     fit,
     scores,
@@ -68,14 +69,14 @@ def make_learner(
     label_smoothing: float = 0.0,
     clip_norm: float = 0.0,
     ema: float = 0.0,
-) -> Learner:
+) -> tuple[Trunk, Learner]:
     frozen, learning = cut(model, depth)
     average = Ema(learning, ema) if ema else None
     forward = DistributedDataParallel(learning) if ranks.world_size > 1 else learning
     optimizer = torch.optim.SGD(learning.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    arguments = ("frozen", "fp32", micro_batch, class_weights, label_smoothing, clip_norm, average)
-    return Learner(frozen, learning, forward, optimizer, schedule, *arguments)
+    arguments = ("frozen", "fp32", class_weights, label_smoothing, clip_norm, average)
+    return Trunk(frozen, "fp32", micro_batch), Learner(learning, forward, optimizer, schedule, *arguments)
 
 
 def make_small() -> nn.Sequential:
@@ -91,18 +92,23 @@ def no_report(_: Any) -> bool:
     return False
 
 
+def logits_of(trunk: Trunk, learner: Learner, tiles: TileSet, ranks: Ranks | None = None) -> np.ndarray:
+    (logits,) = evaluate(trunk, [learner], tiles, "val", make_config(), ranks or Ranks(), no_report)
+    return logits
+
+
 def gradients(
     ranks: Ranks, depth: int, class_weights: torch.Tensor, **recipe: Any
 ) -> list[tuple[float, list[torch.Tensor]]]:
     """Loss and gradients of each step of an epoch of 17 tiles by 7: batches of 7, 5 and 5."""
     config, tiles = make_config(), make_tiles(17)
-    learner = make_learner(build(CLASSES, 1), depth, ranks, class_weights, **recipe)
+    trunk, learner = make_learner(build(CLASSES, 1), depth, ranks, class_weights, **recipe)
     bounds = batch_bounds(len(tiles), config.loop.batch_size)
     order = epoch_order(len(tiles), config.run.seed, 0)
     set_training(learner.learning, "frozen")
     found = []
-    for share in shares(learner, tiles, [order[a:b] for a, b in bounds], config, 0, ranks):
-        loss = ranks.total(take_step(learner, share, ranks.world_size))
+    for share in shares(trunk, [learner], tiles, [order[a:b] for a, b in bounds], config, 0, ranks):
+        loss = ranks.total(take_step(trunk, [learner], share, ranks.world_size))
         found.append((float(loss), [p.grad.clone() for p in learner.learning.parameters() if p.grad is not None]))
     return found
 
@@ -115,8 +121,8 @@ def all_gradients(ranks: Ranks) -> list[list[tuple[float, list[torch.Tensor]]]]:
 
 
 def all_evaluations(ranks: Ranks) -> list[np.ndarray]:
-    learner = make_learner(make_small(), 5, ranks, WEIGHTS)
-    return [evaluate(learner, make_tiles(n), "val", make_config(), ranks, no_report) for n in (1, 5, 7, 101, 300)]
+    trunk, learner = make_learner(make_small(), 5, ranks, WEIGHTS)
+    return [logits_of(trunk, learner, make_tiles(n), ranks) for n in (1, 5, 7, 101, 300)]
 
 
 def gradients_and_evaluations(ranks: Ranks) -> tuple[list[Any], list[np.ndarray]]:
@@ -148,10 +154,10 @@ def test_any_number_of_workers_computes_what_one_does(
 def test_a_step_is_the_gradient_of_the_weighted_mean_loss() -> None:
     """One step against the textbook: cross-entropy with class weights, mean over the batch, SGD."""
     config, tiles = make_config(batch_size=17), make_tiles(17)
-    learner = make_learner(build(CLASSES, 1), 0, Ranks(), WEIGHTS, micro_batch=4)
+    trunk, learner = make_learner(build(CLASSES, 1), 0, Ranks(), WEIGHTS, micro_batch=4)
     reference = build(CLASSES, 1)
-    (share,) = shares(learner, tiles, [epoch_order(17, 0, 0)], config, 0, Ranks())
-    take_step(learner, share, 1)
+    (share,) = shares(trunk, [learner], tiles, [epoch_order(17, 0, 0)], config, 0, Ranks())
+    take_step(trunk, [learner], share, 1)
     loss = F.cross_entropy(reference.eval()(share.images), share.labels, WEIGHTS)
     loss.backward()
     with torch.no_grad():
@@ -168,14 +174,14 @@ def test_a_step_smooths_labels_and_clips_the_gradient_of_the_whole_batch(
     """torch's own mean cross-entropy, and the gradient cut to its norm by hand, whatever it is accumulated from."""
     config, tiles = make_config(batch_size=17), make_tiles(17)
     options = {"label_smoothing": label_smoothing, "clip_norm": clip_norm, "ema": 0.75}
-    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS, micro_batch=micro_batch, **options)
+    trunk, learner = make_learner(make_small(), 5, Ranks(), WEIGHTS, micro_batch=micro_batch, **options)
     reference = make_small()
-    (share,) = shares(learner, tiles, [epoch_order(17, 0, 0)], config, 0, Ranks())
+    (share,) = shares(trunk, [learner], tiles, [epoch_order(17, 0, 0)], config, 0, Ranks())
     set_training(learner.learning, "frozen")
-    total = take_step(learner, share, 1)
+    total = take_step(trunk, [learner], share, 1)
     loss = F.cross_entropy(reference.eval()(share.images), share.labels, WEIGHTS, label_smoothing=label_smoothing)
     loss.backward()
-    assert float(total) / share.weight == pytest.approx(float(loss.detach()))
+    assert float(total) / share.weights[0] == pytest.approx(float(loss.detach()))
     norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in reference.parameters()))
     assert (norm > clip_norm) == (clip_norm == 0.05), "one is clipped, the other is not"
     scale = min(1.0, clip_norm / float(norm))
@@ -187,19 +193,19 @@ def test_a_step_smooths_labels_and_clips_the_gradient_of_the_whole_batch(
 
 
 def test_what_is_evaluated_is_the_average_where_there_is_one() -> None:
-    learner, tiles = make_learner(make_small(), 5, Ranks(), WEIGHTS, ema=0.5), make_tiles(30)
+    (trunk, learner), tiles = make_learner(make_small(), 5, Ranks(), WEIGHTS, ema=0.5), make_tiles(30)
     average = learner.evaluated
     assert average is not learner.learning
     with torch.no_grad():
         learner.learning.get_parameter("fc.weight").zero_()
         expected = make_small().eval()(evaluation_batch(torch.from_numpy(tiles.tiles), AugmentSection(input_size=32)))
-    assert np.allclose(evaluate(learner, tiles, "val", make_config(), Ranks(), no_report), expected, atol=1e-6)
+    assert np.allclose(logits_of(trunk, learner, tiles), expected, atol=1e-6)
 
 
 def test_evaluation_sees_every_tile_once_as_the_network_alone_would() -> None:
-    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    trunk, learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
     tiles = make_tiles(101)
-    logits = evaluate(learner, tiles, "val", make_config(), Ranks(), no_report)
+    logits = logits_of(trunk, learner, tiles)
     with torch.no_grad():
         images = evaluation_batch(torch.from_numpy(tiles.tiles), AugmentSection(input_size=32))
         expected = learner.learning.eval()(images)
@@ -224,25 +230,27 @@ def test_scores_are_scikit_learns() -> None:
 
 def test_the_validation_loss_is_not_smoothed() -> None:
     """train/loss is what is minimised; val/loss is the cross-entropy that runs are compared by."""
-    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS, label_smoothing=0.5)
-    config, position, val = make_config(batch_size=40), Position(), make_tiles(9)
-    fit(learner, make_tiles(40), val, config, position, Ranks(), Hooks(no_report, lambda _: None, 1))
-    logits = evaluate(learner, val, "val", config, Ranks(), no_report)
+    trunk, learner = make_learner(make_small(), 5, Ranks(), WEIGHTS, label_smoothing=0.5)
+    position, val = Position(), make_tiles(9)
+    training = Training(learner, make_config(batch_size=40), position, Hooks(no_report, lambda _: None, 1))
+    fit(trunk, [training], make_tiles(40), val, Ranks(), no_report)
+    logits = logits_of(trunk, learner, val)
     probabilities = softmax(logits.astype(np.float64), axis=1)
     assert position.history[0]["val/loss"] == pytest.approx(log_loss(val.labels, probabilities, labels=range(CLASSES)))
 
 
-def run_epoch(config: Config, position: Position, report: Any = no_report) -> tuple[Learner, list[Position]]:
-    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+def run_epoch(config: Config, position: Position, report: Any = no_report) -> list[Position]:
+    """The positions at which it was saved."""
+    trunk, learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
     saved: list[Position] = []
     hooks = Hooks(report, lambda at: saved.append(Position(**vars(at))), 1)
     with suppress(StopRequestedError):
-        fit(learner, make_tiles(40), make_tiles(9), config, position, Ranks(), hooks)
-    return learner, saved
+        fit(trunk, [Training(learner, config, position, hooks)], make_tiles(40), make_tiles(9), Ranks(), report)
+    return saved
 
 
 def test_checkpoints_are_saved_every_so_many_steps_and_at_each_epochs_end() -> None:
-    _, saved = run_epoch(make_config(epochs=2, checkpoint_every=2), Position())
+    saved = run_epoch(make_config(epochs=2, checkpoint_every=2), Position())
     assert [(at.epoch, at.batch, at.step) for at in saved] == [
         (0, 2, 2), (0, 4, 4), (1, 0, 6), (1, 2, 8), (1, 4, 10), (2, 0, 12),
     ]  # fmt: skip
@@ -250,30 +258,35 @@ def test_checkpoints_are_saved_every_so_many_steps_and_at_each_epochs_end() -> N
 
 def test_a_stop_saves_at_the_next_step_and_a_resume_goes_on_from_there() -> None:
     asked = iter([False, False, True])
-    _, saved = run_epoch(make_config(), Position(), lambda _: next(asked, True))
+    saved = run_epoch(make_config(), Position(), lambda _: next(asked, True))
     assert [(at.epoch, at.batch, at.step) for at in saved] == [(0, 4, 4)]
-    _, rest = run_epoch(make_config(), Position(**vars(saved[0])))
-    _, whole = run_epoch(make_config(), Position())
+    rest = run_epoch(make_config(), Position(**vars(saved[0])))
+    whole = run_epoch(make_config(), Position())
     assert rest[-1].step == whole[-1].step == 6
     assert [record["epoch"] for record in rest[-1].history] == [1]
 
 
 def test_a_loss_that_is_no_number_stops_before_anything_is_saved() -> None:
-    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    trunk, learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
     with torch.no_grad():
         learner.learning.fc.weight[0, 0] = float("nan")
     saved: list[Position] = []
-    with pytest.raises(DivergedError, match="loss is nan"):
-        train_epoch(learner, make_tiles(40), make_config(), Position(), Ranks(), Hooks(no_report, saved.append, 1))
+    training = Training(learner, make_config(), Position(), Hooks(no_report, saved.append, 1))
+    assert not train_epoch(trunk, [training], make_tiles(40), Ranks(), no_report)
+    assert training.ended is not None
+    assert training.ended.status == "diverged"
+    assert "diverged at step 1 (epoch 1): the loss is nan" in training.ended.message
     assert not saved
 
 
 def test_weights_that_are_no_numbers_are_not_saved() -> None:
     """An infinite learning rate leaves a finite loss behind and weights that are not."""
-    learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    trunk, learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
     learner.optimizer.param_groups[0]["lr"] = float("inf")
     saved: list[Position] = []
-    config = make_config(batch_size=40, epochs=1)
-    with pytest.raises(DivergedError, match="not finite"):
-        fit(learner, make_tiles(40), make_tiles(9), config, Position(), Ranks(), Hooks(no_report, saved.append, 1))
+    training = Training(learner, make_config(batch_size=40, epochs=1), Position(), Hooks(no_report, saved.append, 1))
+    fit(trunk, [training], make_tiles(40), make_tiles(9), Ranks(), no_report)
+    assert training.ended is not None
+    assert training.ended.status == "diverged"
+    assert "not finite" in training.ended.message
     assert not saved

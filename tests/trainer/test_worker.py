@@ -179,7 +179,7 @@ def test_short_of_memory_it_goes_on_with_fewer_tiles_at_once(make_config: MakeCo
             torch.empty(1 << 60, dtype=torch.uint8)
         return False
 
-    assert work_alone(tight, report).status == "done"
+    assert [outcome.status for outcome in work_alone([tight], report)] == ["done"]
     assert [note.split(",")[0] for note in notes] == [
         "out of memory with 12 tiles at once: goes on with 6",
         "out of memory with 6 tiles at once: goes on with 3",
@@ -196,7 +196,7 @@ def test_where_the_least_is_too_much_it_fails_and_names_the_remedy(make_config: 
         torch.empty(1 << 60, dtype=torch.uint8)
         return False
 
-    outcome = work_alone(plan, report)
+    (outcome,) = work_alone([plan], report)
     assert outcome.status == "failed"
     assert "out of memory with 2 tiles at once" in outcome.message
     assert "augment.input_size" in outcome.message
