@@ -65,7 +65,7 @@ def verify(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
 
 def fetch_weights(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     """Fills torchvision's cache with pretrained weights, and checks their hash."""
-    from trainer.config import HUB_WEIGHTS
+    from trainer.config_types import HUB_WEIGHTS
 
     parser.add_argument("name", nargs="?", default="imagenet1k_v2", choices=HUB_WEIGHTS)
     how = parser.add_mutually_exclusive_group()

@@ -11,99 +11,34 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import parse_qs
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from trainer.config_errors import LIMITS, SECRET, Explain
+from trainer.config_errors import Explain, between
+from trainer.config_types import (
+    AbsolutePath,
+    AreaRange,
+    Duration,
+    Elastic,
+    ExternalStores,
+    Fraction,
+    Jitter,
+    Mirror,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    Probability,
+    RatioRange,
+    RunName,
+    Seed,
+    Share,
+    Weights,
+)
 from trainer.errors import UsageError
 from trainer.space import Searchable
 from trainer.strict_yaml import read_yaml
-
-HUB_WEIGHTS = ("imagenet1k_v1", "imagenet1k_v2")
-
-PositiveInt = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Jitter = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-def _absolute(path: Path) -> Path:
-    """Workers run in directories of their own, so every path is made absolute where it is read."""
-    return path.expanduser().absolute()
-
-
-def _weights(name: str) -> str:
-    return name if name in (*HUB_WEIGHTS, "random") else str(_absolute(Path(name)))
-
-
-def _text(pattern: str, words: str) -> BeforeValidator:
-    """Text of a pattern that is explained in words."""
-
-    def check(value: object) -> object:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(f"should be {words}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _elastic(text: str) -> str:
-    least, most = (int(part) for part in text.split(":"))
-    if not 1 <= least <= most:
-        raise ValueError("should be MIN:MAX with 1 <= MIN <= MAX")
-    return text
-
-
-def _run_name(name: str) -> str:
-    if name == "weights":
-        raise ValueError("should be another name: weights is where frozen weights are kept")
-    return name
-
-
-def _external(stores: dict[str, Path]) -> dict[str, Path]:
-    if clash := sorted({"train", "val", "test"} & set(stores)):
-        raise ValueError(f"an external store may not be called {clash[0]}")
-    return stores
-
-
-def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
-    if limits[0] > limits[1]:
-        raise ValueError(LIMITS)
-    return limits
-
-
-def _between(options: str, problem: str) -> PydanticCustomError:
-    """What is wrong between options, which are named: those of one section, or of several by their dotted keys."""
-    return PydanticCustomError("between", "{problem}", {"problem": problem, "options": options.split()})
-
-
-def _mirror(uri: str) -> str:
-    """A URI goes into config.yaml and into logs: it must not hold what nobody else may know."""
-    place, _, options = uri.partition("?")
-    if "@" in place or re.search("key|secret|token|password|sig", " ".join(parse_qs(options)), re.IGNORECASE):
-        raise PydanticCustomError(SECRET, "must hold no credentials: give them in the environment")
-    if not re.match(r"[a-z][a-z0-9+.-]*://", place):
-        raise ValueError("must be a URI such as s3://BUCKET/PATH or file:///FOLDER")
-    return uri
-
-
-Elastic = Annotated[str, _text("[0-9]{1,5}:[0-9]{1,5}", "MIN:MAX such as 2:8"), AfterValidator(_elastic)]
-Duration = Annotated[str, _text("[1-9][0-9]*(s|min|h)", "a time such as 10min, 90s or 2h")]
-Name = Annotated[
-    str,
-    _text(
-        "[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
-        "text of letters, digits and . _ - only, at most 100, that begins with a letter or digit",
-    ),
-]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
@@ -119,11 +54,11 @@ class RunSection(Section):
 
     storage: AbsolutePath = Path("runs")
     """Folder that holds run directories and frozen weights; on a cluster a path that all nodes see."""
-    name: Annotated[Name, AfterValidator(_run_name)] | None = None
+    name: RunName | None = None
     """Name of the run; the same name resumes it. Null: derived from the configuration and the data."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     """Seed of weights, split, order and augmentation."""
-    mirror: Annotated[str, AfterValidator(_mirror)] | None = None
+    mirror: Mirror | None = None
     """Object storage to copy the run to, and to go on from where `storage` does not have it: s3://BUCKET/PATH, or
     what else pyarrow.fs opens. Credentials come from the environment."""
 
@@ -133,13 +68,13 @@ class DataSection(Section):
 
     tiles: AbsolutePath
     """Tile store to train on (made by `python -m trainer prepare`)."""
-    external: Annotated[dict[Name, AbsolutePath], AfterValidator(_external)] = {}
+    external: ExternalStores = {}
     """External test stores by name; never trained on, looked at once when training has ended.
     As a flag: --data.external '{"name": "path"}'"""
     split: Literal["group", "source", "random"] = "group"
     """How tiles are split. group: whole slides or patients; source: as the source said; random: by tile,
     which is optimistic, since tiles of one slide then fall on both sides."""
-    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    split_seed: Seed | None = None
     """Seed of the split (group, random). Null: run.seed. Given, several seeds of a run share one split."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of tiles for validation (group, random)."""
@@ -161,17 +96,17 @@ class DataSection(Section):
     def _something_is_left(self) -> DataSection:
         if self.val_fraction + self.test_fraction >= 1:
             given = f"(given: {self.val_fraction} and {self.test_fraction})"
-            raise _between("val_fraction test_fraction", f"together must leave something to train on {given}")
+            raise between("val_fraction test_fraction", f"together must leave something to train on {given}")
         return self
 
 
 class AugmentSection(Section):
     """What a tile looks like to the network, in training and in evaluation."""
 
-    crop_scale: Annotated[tuple[Share, Share], AfterValidator(_ordered)] = (0.08, 1.0)
+    crop_scale: AreaRange = (0.08, 1.0)
     """Area of the random crop, as a share of the tile's: smallest and largest.
     As a flag: --augment.crop_scale '[0.5, 1.0]'"""
-    crop_ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.75, 1.3333)
+    crop_ratio: RatioRange = (0.75, 1.3333)
     """Width over height of the random crop: smallest and largest.
     As a flag: --augment.crop_ratio '[0.75, 1.3333]'"""
     hflip: Probability = 0.5
@@ -201,11 +136,11 @@ class AugmentSection(Section):
     @model_validator(mode="after")
     def _evaluation_fits(self) -> AugmentSection:
         if (self.eval_resize is None) != (self.eval_crop is None):
-            raise _between("eval_resize eval_crop", "go together: give both or neither")
+            raise between("eval_resize eval_crop", "go together: give both or neither")
         if self.eval_crop is not None and self.eval_crop != self.input_size:
-            raise _between("eval_crop input_size", f"must be equal (given: {self.eval_crop} and {self.input_size})")
+            raise between("eval_crop input_size", f"must be equal (given: {self.eval_crop} and {self.input_size})")
         if self.eval_resize is not None and self.eval_crop is not None and self.eval_crop > self.eval_resize:
-            raise _between("eval_crop eval_resize", f"the crop, {self.eval_crop}, is larger than {self.eval_resize}")
+            raise between("eval_crop eval_resize", f"the crop, {self.eval_crop}, is larger than {self.eval_resize}")
         return self
 
 
@@ -214,7 +149,7 @@ class ModelSection(Section):
 
     arch: Literal["resnet50"] = "resnet50"
     """Architecture."""
-    weights: Annotated[str, AfterValidator(_weights)] = "imagenet1k_v2"
+    weights: Weights = "imagenet1k_v2"
     """Where it starts: imagenet1k_v1, imagenet1k_v2, random, or a file (torchvision, timm, safetensors)."""
     unfrozen_depth: Annotated[int, Field(ge=0, le=5)] = 0
     """0: the head learns; 1: layer4 too; 2: layer3; 3: layer2; 4: layer1; 5: everything."""
@@ -255,11 +190,11 @@ class OptimSection(Section):
     @model_validator(mode="after")
     def _go_together(self) -> OptimSection:
         if self.momentum is not None and self.name != "sgd":
-            raise _between("momentum name", f"only sgd has it (given: {self.momentum} and {self.name})")
+            raise between("momentum name", f"only sgd has it (given: {self.momentum} and {self.name})")
         if self.momentum is not None and self.schedule == "onecycle":
-            raise _between("momentum schedule", "onecycle moves the momentum itself; leave it at null")
+            raise between("momentum schedule", "onecycle moves the momentum itself; leave it at null")
         if self.warmup_epochs and self.schedule == "onecycle":
-            raise _between("warmup_epochs schedule", "onecycle has a warm-up of its own; leave this one at 0")
+            raise between("warmup_epochs schedule", "onecycle has a warm-up of its own; leave this one at 0")
         return self
 
 
@@ -337,7 +272,7 @@ class SearchSection(Section):
         if self.share_trunk is True and (self.searcher == "optuna" or self.scheduler != "none"):
             given = f"(given: {self.searcher} and {self.scheduler})"
             needs = "true needs search.searcher: random or grid, and search.scheduler: none, since trials that train "
-            raise _between(
+            raise between(
                 "share_trunk searcher scheduler",
                 f"{needs}together cannot wait for each other's results; leave it at auto {given}",
             )
@@ -360,7 +295,7 @@ class Config(Section):
     def _warm_up_ends(self) -> Config:
         if self.optim.warmup_epochs >= self.loop.epochs:
             given = f"(given: {self.optim.warmup_epochs:g} and {self.loop.epochs})"
-            raise _between("optim.warmup_epochs loop.epochs", f"the warm-up must end before the run does {given}")
+            raise between("optim.warmup_epochs loop.epochs", f"the warm-up must end before the run does {given}")
         return self
 
 

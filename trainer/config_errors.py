@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 SECRET = "secret"
 """The kind of a mistake in a value that must not be repeated."""
@@ -30,6 +30,11 @@ WORDS = {
     "tuple_type": LIMITS,
 }
 """What is said where pydantic's own words are a programmer's."""
+
+
+def between(options: str, problem: str) -> PydanticCustomError:
+    """What is wrong between options, which are named: those of one section, or of several by their dotted keys."""
+    return PydanticCustomError("between", "{problem}", {"problem": problem, "options": options.split()})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
-from trainer.config import HUB_WEIGHTS
+from trainer.config_types import HUB_WEIGHTS
 from trainer.errors import RunError, UsageError
 from trainer.model import HEAD, build
 
