@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from trainer.config import Config
 from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
+from trainer.rundir import Json
 from trainer.tiles.loader import TileSet
 from trainer.tiles.split import SPLITS, split_tiles
 from trainer.tiles.stage import stage
@@ -74,6 +75,11 @@ class RunData:
         external = {f"data.external.{name}": store.fingerprint for name, store in self.external.items()}
         return {"data.tiles": self.store.fingerprint, **external}
 
+    def description(self) -> Json:
+        """Which stores these are, as run.json and search.json say it."""
+        external = {name: _description(store) for name, store in self.external.items()}
+        return {"tiles": _description(self.store), "external": external}
+
     def warnings(self) -> list[str]:
         """What to know about the data before believing a number."""
         shared = {name: _shared(store, self.store) for name, store in self.external.items()}
@@ -83,6 +89,10 @@ class RunData:
             for name, count in shared.items()
             if count
         ]
+
+
+def _description(store: TileStore) -> Json:
+    return {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store), "mpp": store.mpp}
 
 
 def open_data(config: Config, split_file: Path | None = None) -> RunData:

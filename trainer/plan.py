@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import platform
-import re
 import subprocess
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,6 +15,7 @@ from trainer.config import IDENTITY_DEFAULTS, Config, deviations, dump, identity
 from trainer.data import RunData, open_data, write_split
 from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
+from trainer.identity import check_same, derived_name, digest
 from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
@@ -59,7 +57,7 @@ class Plan:
     @property
     def config_hash(self) -> str:
         """A digest of the identity, without options at their defaults: further options leave it as it is."""
-        return _digest({**deviations(self.config), **self._learned_from})
+        return digest({**deviations(self.config), **self._learned_from})
 
     @property
     def _learned_from(self) -> Json:
@@ -96,9 +94,8 @@ def make_plan(
         scale = resolve(config.scale, machine)
         norm = _norm(config, scale)
     problems.check()
-    drawn = _digest({**data.fingerprints(), **deviations(config), "model.weights": base.sha256})
-    stem = re.sub("[^A-Za-z0-9._-]", "-", data.store.path.name)[:60].lstrip("._-") or "run"
-    name = config.run.name or f"{stem}-depth{config.model.unfrozen_depth}-{drawn[:8]}"
+    drawn = {**data.fingerprints(), **deviations(config), "model.weights": base.sha256}
+    name = config.run.name or derived_name(config.data.tiles, f"depth{config.model.unfrozen_depth}", drawn)
     run = place or RunDir(config.run.storage / name)
     if place is None and SearchDir(run.path).exists():
         raise UsageError(f"run.name: {name} is the name of a search in {config.run.storage}; give the run another")
@@ -139,7 +136,8 @@ def write_run(plan: Plan, data: RunData, base: Base) -> None:
         UsageError: naming the fields in which the run that has this name differs.
     """
     if plan.run.identity_file.exists():
-        _check_identity(plan)
+        known = plan.run.read_identity()["identity"]
+        check_same(plan.run, known, plan.identity, IDENTITY_DEFAULTS)
     else:
         plan.run.path.mkdir(parents=True, exist_ok=True)
         write_split(plan.run.split_file, data)
@@ -281,35 +279,13 @@ def _smallest_part(batch: int, plan: Plan) -> int:
     return batch // plan.scale.workers // parts
 
 
-def _check_identity(plan: Plan) -> None:
-    # What it does not know of was added since, and left at its default.
-    known = {**IDENTITY_DEFAULTS, **plan.run.read_identity()["identity"]}
-    mine = json.loads(json.dumps(plan.identity))
-    if changed := [key for key in {**known, **mine} if known.get(key) != mine.get(key)]:
-        lines = [f"  {key}: was {known.get(key)}, is {mine.get(key)}" for key in changed]
-        raise UsageError(
-            f"run {plan.run.name} in {plan.run.storage} is another run:\n"
-            + "\n".join(lines)
-            + "\ngive this one another --run.name, or move the old one aside with --fresh"
-        )
-
-
 def _description(plan: Plan, data: RunData) -> Json:
     """run.json's content."""
-    stores = {"data.tiles": data.store, **{f"data.external.{name}": store for name, store in data.external.items()}}
-    described = {
-        key: {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store), "mpp": store.mpp}
-        for key, store in stores.items()
-    }
     return {
         "run": plan.run.name,
         "classes": list(plan.classes),
         "class_names": plan.class_names,
-        "data": {
-            "tiles": described.pop("data.tiles"),
-            "external": {key.removeprefix("data.external."): store for key, store in described.items()},
-            "split": plan.config.data.split,
-        },
+        "data": {**data.description(), "split": plan.config.data.split},
         "config_hash": plan.config_hash,
         "identity": plan.identity,
         "precision": plan.precision,
@@ -347,7 +323,3 @@ def _code_version() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-
-
-def _digest(content: Json) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

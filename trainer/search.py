@@ -16,6 +16,7 @@ from trainer.config import Config
 from trainer.data import RunData
 from trainer.errors import RunError
 from trainer.fruitless import check_progress
+from trainer.identity import check_same
 from trainer.job import is_requeued_from, job_id
 from trainer.jobs import FinalJobs, Jobs, TrialJobs
 from trainer.launch import DONE, STOPPED, machine_of, near
@@ -27,7 +28,7 @@ from trainer.predict import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
 from trainer.search_display import SearchDisplay, described_all
-from trainer.search_plan import SearchPlan, check_same, make_search_plan
+from trainer.search_plan import IDENTITY_DEFAULTS, SearchPlan, make_search_plan
 from trainer.selection import choose, standard_error
 from trainer.stop import StopSignals
 from trainer.tensorboard import write_hparams
@@ -75,7 +76,7 @@ class Search:
     def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console):
         self.plan, self.data, self.console = plan, data, console
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
-        check_same(plan, self._state["identity"])
+        check_same(plan.search, self._state["identity"], plan.identity, IDENTITY_DEFAULTS)
         self._write(**plan.settings(), job=job_id())
         store_base(plan.search.trial(1), base.sha256, base.data)
         self.trials = Ledger(plan.metric, plan.mode)
@@ -212,6 +213,8 @@ class Search:
             )
         if ended:
             lines.append(f"goes on: {ended} trials have ended already")
+        if plan.config.run.mirror:
+            lines.append("warning: run.mirror: a search is not copied; it is kept in run.storage alone")
         if plan.config.data.split == "random":
             lines.append(
                 "warning: tile-level split: tiles of one slide are on both sides, so a depth that is chosen here may "

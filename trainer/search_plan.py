@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from trainer.concurrency import Concurrency, concurrency
+from trainer.config import IDENTITY_DEFAULTS as RUN_DEFAULTS
 from trainer.config import Config, SearchSection, identity, with_options
 from trainer.data import RunData
 from trainer.errors import Problems, UsageError
+from trainer.identity import derived_name
 from trainer.job import job_id
 from trainer.ledger import Record
 from trainer.plan import Plan, make_plan, trainable
@@ -25,6 +23,8 @@ from trainer.trunk import shares_trunk, together, trunk_of
 from trainer.weights import Base
 
 DEPTH = "model.unfrozen_depth"
+FREE = {"trials", "retries", "final_seeds", "share_trunk"}
+"""Options of a search that may change when it goes on."""
 ONECYCLE_RISES = 0.3
 """Share of the steps in which onecycle raises the learning rate."""
 
@@ -43,7 +43,6 @@ class SearchPlan:
     machine: Machine
     one: Plan
     """The base configuration as a run."""
-    stores: Json
 
     @property
     def metric(self) -> str:
@@ -58,12 +57,10 @@ class SearchPlan:
     @property
     def identity(self) -> Json:
         """What must agree when the search is started again, by dotted key."""
-        asked = self.config.search
-        free = {"trials", "retries", "final_seeds", "share_trunk"}
-        options = {f"search.{key}": value for key, value in asked.model_dump(mode="json").items() if key not in free}
         fixed = {key: value for key, value in identity(self.config).items() if key not in self.space.options}
         weights = {} if "model.weights" in self.space.options else {"model.weights": self.one.base_sha256}
-        return {**options, **fixed, **self.one.fingerprints, **weights, "classes": list(self.one.classes)}
+        learned_from = {**self.one.fingerprints, **weights, "classes": list(self.one.classes)}
+        return {**_fixed(self.config.search), **fixed, **learned_from}
 
     @property
     def epochs(self) -> int:
@@ -172,12 +169,7 @@ class SearchPlan:
             "metric": self.metric,
             "mode": self.mode,
             "data": {
-                "tiles": self.stores["data.tiles"],
-                "external": {
-                    key.removeprefix("data.external."): store
-                    for key, store in self.stores.items()
-                    if key != "data.tiles"
-                },
+                **data.description(),
                 "split": self.config.data.split,
                 "val_tiles": int((data.splits == "val").sum()),
             },
@@ -231,12 +223,13 @@ def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunD
         alone = with_options(config, {"scale.workers": 1, "scale.cpus_per_worker": 1}, "search")
         one, data, base = make_plan(alone, machine, place=RunDir(config.run.storage))
     problems.check()
-    name = config.run.name or _derived_name(config, one)
+    unusual = {key: value for key, value in _fixed(asked).items() if value != _fixed(SearchSection())[key]}
+    name = config.run.name or derived_name(config.data.tiles, "search", {**unusual, "run": one.config_hash})
     search = SearchDir(config.run.storage / name)
     if RunDir(search.path).identity_file.exists():
         raise UsageError(f"run.name: {name} is the name of a run in {config.run.storage}; give the search another")
     named = with_options(config, {"run.name": name}, "search")
-    plan = SearchPlan(named, search, space, total, place, final_place, machine, one, _stores(data))
+    plan = SearchPlan(named, search, space, total, place, final_place, machine, one)
     for number, parameters in enumerate(plan.known_parameters(), 1):
         with problems.kept():
             plan.trial_config(plan.search.trial(number), parameters)
@@ -267,43 +260,10 @@ def _groups(config: Config, known: list[Parameters]) -> list[list[Parameters]]:
     return together(known, lambda parameters: trunk_of(parameters, _depth(config, parameters)))
 
 
-def check_same(plan: SearchPlan, known: Json) -> None:
-    """Refuses to go on with a search that is another one.
-
-    Raises:
-        UsageError: naming what differs.
-    """
-    mine = json.loads(json.dumps(plan.identity))
-    if changed := [key for key in {**known, **mine} if known.get(key) != mine.get(key)]:
-        lines = [line for key in changed for line in _difference(key, known.get(key), mine.get(key))]
-        raise UsageError(
-            f"search {plan.search.name} in {plan.config.run.storage} is another search:\n"
-            + "\n".join(f"  {line}" for line in lines)
-            + "\ngive this one another --run.name, or move the old one aside with --fresh"
-        )
+def _fixed(asked: SearchSection) -> Json:
+    """The options of a search that may not change when it goes on, by dotted key."""
+    return {f"search.{key}": value for key, value in asked.model_dump(mode="json", exclude=FREE).items()}
 
 
-def _difference(key: str, before: Any, after: Any) -> list[str]:
-    """What changed in an option, field by field in a space."""
-    if key != "search.space":
-        return [f"{key}: was {before}, is {after}"]
-    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    none = "not searched"
-    return [f"{key}: {name}: was {before.get(name, none)}, is {after.get(name, none)}" for name in changed]
-
-
-def _derived_name(config: Config, one: Plan) -> str:
-    """Of the data and what is searched."""
-    drawn = {**one.identity, "search": config.search.model_dump(mode="json", exclude={"trials", "final_seeds"})}
-    digest = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
-    stem = re.sub("[^A-Za-z0-9._-]", "-", config.data.tiles.name)[:60].lstrip("._-") or "tiles"
-    return f"{stem}-search-{digest[:8]}"
-
-
-def _stores(data: RunData) -> Json:
-    """Which tiles the search is about, by their key in the configuration."""
-    stores = {"data.tiles": data.store, **{f"data.external.{name}": store for name, store in data.external.items()}}
-    return {
-        key: {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store)}
-        for key, store in stores.items()
-    }
+IDENTITY_DEFAULTS = {**RUN_DEFAULTS, **_fixed(SearchSection())}
+"""The identity of a search of a run that was given no options."""
