@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import shutil
-import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
+from trainer.board import with_board
 from trainer.concurrency import Concurrency
 from trainer.errors import RunError
-from trainer.group import POLL_S, umask
+from trainer.group import umask
 from trainer.jobs import Jobs
-from trainer.remote import Board
 from trainer.rundir import Json
 from trainer.search_plan import SearchPlan
 from trainer.trial import Trial
@@ -65,20 +64,36 @@ def run_trials(
         show: is given every message of the trials, which say which `trials` they are of.
         asked: whether to stop; is called again and again.
     """
-    folder = plan.search.ray_dir
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to trials is said in our words
-    here = ray.get_runtime_context().get_node_id()
-    node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=node)(Board).remote()
     proposals = Proposals(jobs, scheduler, plan.metric)
-    trainable = tune.with_parameters(Trial, machine=plan.machine, board=board, umask=umask())
-    experiment = partial(
-        tune.run,  # its newer face, Tuner, would pickle everything first
-        trainable,
+
+    def stopped() -> bool:
+        proposals.stopped = proposals.stopped or asked()
+        return proposals.stopped
+
+    def take(message: Json) -> None:
+        for name in message["trials"]:
+            jobs.ledger.here(name, message["host"])
+            if message["phase"] == "note":
+                jobs.ledger.note(name, message["lines"])
+        show(message)
+
+    try:
+        with_board(partial(_tune, plan, jobs, place, scheduler, proposals), take, stopped)
+    except (ray.exceptions.RayError, tune.TuneError) as error:
+        raise RunError(f"Ray ended in the middle of the search ({error}); the same command goes on") from None
+    finally:
+        shutil.rmtree(plan.search.ray_dir, ignore_errors=True)
+
+
+def _tune(plan: SearchPlan, jobs: Jobs, place: Concurrency, scheduler: Any, proposals: Proposals, board: Any) -> None:
+    """One experiment of Tune's."""
+    tune.run(  # its newer face, Tuner, would pickle everything first
+        tune.with_parameters(Trial, machine=plan.machine, board=board, umask=umask()),
         name=uuid.uuid4().hex,
-        storage_path=str(folder),
+        storage_path=str(plan.search.ray_dir),
         resources_per_trial=_resources(place),
         search_alg=proposals,
         scheduler=scheduler,
@@ -92,34 +107,6 @@ def run_trials(
         callbacks=[Watch(jobs, place.scale.workers)],
         verbose=0,
     )
-    ended: list[BaseException | None] = []
-    # Tune takes INT and USR1 over when it runs on the main thread, so it gets another.
-    fit = threading.Thread(target=lambda: ended.append(_error_of(experiment)), name="ray-tune", daemon=True)
-    fit.start()
-    try:
-        while fit.is_alive():
-            fit.join(POLL_S)
-            proposals.stopped = proposals.stopped or asked()
-            for message in ray.get(board.exchange.remote(proposals.stopped)):
-                for name in message["trials"]:
-                    jobs.ledger.here(name, message["host"])
-                    if message["phase"] == "note":
-                        jobs.ledger.note(name, message["lines"])
-                show(message)
-        if ended[0] is not None:
-            raise ended[0]
-    except (ray.exceptions.RayError, tune.TuneError) as error:
-        raise RunError(f"Ray ended in the middle of the search ({error}); the same command goes on") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _error_of(experiment: Callable[[], object]) -> BaseException | None:
-    try:
-        experiment()
-    except BaseException as error:  # this is the end of a thread: it is raised on the main one
-        return error
-    return None
 
 
 def _resources(place: Concurrency) -> Any:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from trainer.board import with_board
 from trainer.checkpoint import newest_step
 from trainer.loop import Outcome
 from trainer.plan import Plan
-from trainer.remote import Board, on_worker
+from trainer.remote import on_worker
 from trainer.rundir import Json
 
 MAX_FAILURES = 3
-POLL_S = 0.2
 
 
 def train_on_group(plans: Sequence[Plan], show: Callable[[Json], object], asked: Callable[[], bool]) -> list[Outcome]:
@@ -29,25 +29,13 @@ def train_on_group(plans: Sequence[Plan], show: Callable[[Json], object], asked:
         asked: whether they shall stop; is called again and again.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # On this process's own node, so that no other's loss takes it away.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    ended: list[list[Outcome]] = []
-    # Ray Train takes INT over when it runs on the main thread, so it gets another.
-    fit = threading.Thread(target=lambda: ended.append(_outcomes(plans, board)), name="ray-train", daemon=True)
-    fit.start()
     try:
-        while fit.is_alive():
-            fit.join(POLL_S)
-            for message in ray.get(board.exchange.remote(asked())):
-                show(message)
+        return with_board(partial(_outcomes, plans), show, asked)
     except ray.exceptions.RayError as error:
         return [_ray_ended(error) for _ in plans]
     finally:
         shutil.rmtree(plans[0].run.ray_dir, ignore_errors=True)
-    return ended[0]
 
 
 def _outcomes(plans: Sequence[Plan], board: Any) -> list[Outcome]:
@@ -62,7 +50,7 @@ def _outcomes(plans: Sequence[Plan], board: Any) -> list[Outcome]:
             if _steps(plans) == before:
                 message = f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}"
                 return [Outcome("failed", message) for _ in plans]
-        except Exception as error:  # this is the end of a thread: nobody else would say what happened
+        except Exception as error:  # whatever Ray Train raises, it ends no program that has more to do
             return [_ray_ended(error) for _ in plans]
 
 

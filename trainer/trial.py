@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from ray import tune
 
+from trainer.board import BoardReport
 from trainer.config import load_config
 from trainer.errors import RunError, UsageError
 from trainer.group import train_on_group
 from trainer.ledger import ENDED
 from trainer.loop import Outcome
 from trainer.plan import Plan, is_finished, make_plan, write_run
-from trainer.remote import BoardReport
 from trainer.rundir import Json, RunDir, read_json
 from trainer.scale import Machine
 from trainer.stepwise import Stepwise, Train
