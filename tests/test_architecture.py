@@ -12,16 +12,28 @@ from tests.conftest import REPOSITORY
 
 RAY = {
     *(f"cluster/{name}.py" for name in ("ray_cluster", "submit", "upload")),
-    *(f"trainer/{name}.py" for name in ("experiment", "group", "remote", "trial")),
+    *(f"trainer/{name}.py" for name in ("board", "experiment", "group", "remote", "trial")),
 }
 # Inside trainer, each layer may import those before it.
 LAYERS = [
-    {"errors", "progress", "durable", "stop", "job"},
+    {"errors", "progress", "durable", "stop", "job", "board"},
     {"strict_yaml", "config_errors", "live"},
-    {"space"},
+    {"space", "config_types"},
     {"config"},
     {"tiles", "model", "rundir", "ranks", "ema"},
-    {"weights", "lock", "data", "predict", "display", "scale", "ledger", "fruitless", "tensorboard", "optim"},
+    {
+        "weights",
+        "lock",
+        "data",
+        "predict",
+        "display",
+        "scale",
+        "ledger",
+        "fruitless",
+        "tensorboard",
+        "optim",
+        "identity",
+    },
     {"searchers", "selection", "search_display", "concurrency", "trunk"},
     {"checkpoint"},
     {"loop", "mirror"},

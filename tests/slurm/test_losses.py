@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.private import private_directory
-from tests.slurm.cluster import Slurm
+from tests.slurm.cluster import Job, Slurm
 from tests.slurm.training import has_step, make_config, train
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir
@@ -56,6 +56,12 @@ def test_an_elastic_run_goes_on_without_a_node(slurm: Slurm, given: tuple[Path, 
     assert (workers[0], workers[-1]) == (3, 2)
 
 
+def wait_for_requeue_anywhere(slurm: Slurm, job: Job) -> None:
+    """Waits until a job is queued again, and lets it have other nodes than those that it was given to begin on."""
+    job.wait_until(lambda: job.fact("JobState") == "PENDING", "its requeue")
+    slurm("scontrol", "update", f"JobId={job.number}", "ReqNodeList=")
+
+
 def test_without_one_of_its_nodes_a_job_is_requeued_on_others(
     slurm: Slurm, given: tuple[Path, RunDir], lose: Restore
 ) -> None:
@@ -86,8 +92,7 @@ def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Pat
     job = train(slurm, config, "--scale.workers", "1", nodes=1, options=("-w", "n1"))
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
     lose("n1", "hang")
-    job.wait_until(lambda: job.fact("JobState") == "PENDING", "its requeue")
-    slurm("scontrol", "update", f"JobId={job.number}", "ReqNodeList=")
+    wait_for_requeue_anywhere(slurm, job)
     job.wait_until(lambda: has_step(run, 2, 3), "the second attempt")
     resumed = run.attempts()[2]["resumed_step"]
 
@@ -128,8 +133,7 @@ def test_a_head_that_is_cut_off_writes_no_more(slurm: Slurm, given: tuple[Path, 
     job = train(slurm, config, nodes=2, options=("-w", "n1,n2"))
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
     lose("n1", "down")
-    job.wait_until(lambda: job.fact("JobState") == "PENDING", "its requeue")
-    slurm("scontrol", "update", f"JobId={job.number}", "ReqNodeList=")
+    wait_for_requeue_anywhere(slurm, job)
     job.wait_until(lambda: has_step(run, 2, 3), "the second attempt, on other nodes")
     resumed = run.attempts()[2]["resumed_step"]
     before = listed(run)[0].step

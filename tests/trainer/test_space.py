@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from trainer.config import load_config, with_options
+from trainer.config import flatten, load_config, with_options
 from trainer.errors import UsageError
 from trainer.searchers import GridSearch, RandomSearch, Tpe
 from trainer.space import Interval, Space
@@ -133,7 +133,9 @@ def test_all_kinds_are_accepted(tmp_path: Path) -> None:
     config = load_config(written_config(tmp_path, {"space": EVERY_KIND}))
     space = Space.read(config.search.space)
     for number in range(1, 30):
-        with_options(config, RandomSearch(space, 0).propose(number), "here")
+        parameters = RandomSearch(space, 0).propose(number)
+        options = flatten(with_options(config, parameters, "here").model_dump(mode="json"))
+        assert {key: options[key] for key in parameters} == parameters
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 from cluster.doctor.finding import Finding
 
 
-def the_one(finding: Finding, level: str, *parts: str) -> None:
+def assert_finding(finding: Finding, level: str, *parts: str) -> None:
     """It has this level, says these parts, and has a remedy exactly where it does not pass."""
     assert finding.level == level, finding.text
     assert bool(finding.remedy) == (level != "pass")

@@ -12,7 +12,7 @@ from cluster.doctor import compare, examine, here, programs
 from cluster.doctor.exchange import ClockBounds, Exchange, SilenceError
 from cluster.doctor.finding import passed
 from cluster.rendezvous import Rendezvous
-from tests.cluster.doctor.findings import left_in, the_one
+from tests.cluster.doctor.findings import assert_finding, left_in
 
 VERSIONS = {"Python": "3.11.7", "torch": "2.15.0", "ray": "2.60.0", "numpy": "2.4.6"}
 
@@ -20,12 +20,12 @@ VERSIONS = {"Python": "3.11.7", "torch": "2.15.0", "ray": "2.60.0", "numpy": "2.
 def test_versions_that_differ_are_named() -> None:
     other = {**VERSIONS, "numpy": "1.26.4", "Python": "3.12.1"}
     first, second, third = compare.compare_versions({"n1": other, "n2": VERSIONS, "n3": VERSIONS})
-    the_one(first, "fail", "Python 3.12.1, elsewhere 3.11.7; numpy 1.26.4, elsewhere 2.4.6")
+    assert_finding(first, "fail", "Python 3.12.1, elsewhere 3.11.7; numpy 1.26.4, elsewhere 2.4.6")
     assert (first.node, second.level, third.level) == ("n1", "pass", "pass")
     tie = compare.compare_versions({"n1": VERSIONS, "n2": other})
     assert [one.level for one in tie] == ["pass", "fail"]
     (alone,) = compare.compare_versions({"n1": {**VERSIONS, "torch": "missing"}})
-    the_one(alone, "fail", "not installed: torch", "make .venv")
+    assert_finding(alone, "fail", "not installed: torch", "make .venv")
 
 
 def test_versions_are_those_that_would_be_imported() -> None:
@@ -43,11 +43,11 @@ def test_clocks() -> None:
     bounds.narrow(10.0, 13.2, 10.3)
     bounds.narrow(20.0, 23.06, 20.36)
     assert (bounds.low, bounds.high) == pytest.approx((2.9, 3.06))
-    the_one(compare.judge_clock(bounds), "warn", "ahead by 2.98 s", "80 ms", "chrony")
-    the_one(compare.judge_clock(ClockBounds(-5.0, -4.0)), "warn", "behind by 4.50 s")
-    the_one(compare.judge_clock(ClockBounds(-0.1, 0.3)), "pass", "0.10 s (± 0.20 s)")
-    the_one(compare.judge_clock(ClockBounds(-4.0, 6.0)), "warn", "± 5.00 s", "date")
-    the_one(compare.judge_clock(ClockBounds(1.0, 0.0)), "warn", "jumps")
+    assert_finding(compare.judge_clock(bounds), "warn", "ahead by 2.98 s", "80 ms", "chrony")
+    assert_finding(compare.judge_clock(ClockBounds(-5.0, -4.0)), "warn", "behind by 4.50 s")
+    assert_finding(compare.judge_clock(ClockBounds(-0.1, 0.3)), "pass", "0.10 s (± 0.20 s)")
+    assert_finding(compare.judge_clock(ClockBounds(-4.0, 6.0)), "warn", "± 5.00 s", "date")
+    assert_finding(compare.judge_clock(ClockBounds(1.0, 0.0)), "warn", "jumps")
 
 
 def test_nodes_that_do_not_come_or_do_not_answer_are_named() -> None:
@@ -55,8 +55,8 @@ def test_nodes_that_do_not_come_or_do_not_answer_are_named() -> None:
     assert [one.level for one in compare.judge_presence(names, {0: "n1", 1: "n2", 2: "n3"}, [0, 1, 2])] == ["pass"] * 3
     absent, silent = compare.judge_presence(names, {0: "n1", 2: "n3"}, [0])
     assert (absent.node, silent.node) == ("n2", "n3")
-    the_one(absent, "fail", "no word from it", "--shared")
-    the_one(silent, "fail", "does not answer")
+    assert_finding(absent, "fail", "no word from it", "--shared")
+    assert_finding(silent, "fail", "does not answer")
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_a_meeting_place_that_cannot_be_made_is_a_fail(tmp_path: Path) -> None:
     exchange = Exchange(local("job", 0, 2), Rendezvous(tmp_path / "file" / "job"))
     report = examine.lead(exchange, request(tmp_path, tmp_path / "file"))
     fail, port = report.findings
-    the_one(fail, "fail", "file", "--shared")
-    the_one(port, "pass")
+    assert_finding(fail, "fail", "file", "--shared")
+    assert_finding(port, "pass")
 
 
 def test_a_store_that_another_node_does_not_see(tmp_path: Path, stores: tuple[Path, Path]) -> None:
     files = programs.listing(stores[0])
-    the_one(programs.same_store(stores[0], files), "pass", "is seen")
-    the_one(programs.same_store(tmp_path / "none", files), "fail", "not seen here")
-    the_one(programs.same_store(stores[1], files), "fail", "another one")
+    assert_finding(programs.same_store(stores[0], files), "pass", "is seen")
+    assert_finding(programs.same_store(tmp_path / "none", files), "fail", "not seen here")
+    assert_finding(programs.same_store(stores[1], files), "fail", "another one")

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.allocation import visible_gpus
 from cluster.doctor import gpus
-from tests.cluster.doctor.findings import the_one
+from tests.cluster.doctor.findings import assert_finding
 from tests.conftest import REPOSITORY
 
 
@@ -19,16 +19,18 @@ def seen(*devices: str, driver: str | None = None, problems: tuple[str, ...] = (
 
 def test_gpus_that_were_granted_and_that_torch_does_not_see() -> None:
     granted = visible_gpus({"CUDA_VISIBLE_DEVICES": "0,1"})
-    the_one(gpus.judge(granted, seen()), "fail", "2 granted, torch sees 0", "CUDA 13.2", "driver none", "nvidia-smi")
-    the_one(gpus.judge(granted, seen("A100", driver="570.1")), "fail", "torch sees 1", "driver 570.1")
-    the_one(gpus.judge(granted, seen("A100", "A100")), "pass", "2 A100")
+    assert_finding(
+        gpus.judge(granted, seen()), "fail", "2 granted, torch sees 0", "CUDA 13.2", "driver none", "nvidia-smi"
+    )
+    assert_finding(gpus.judge(granted, seen("A100", driver="570.1")), "fail", "torch sees 1", "driver 570.1")
+    assert_finding(gpus.judge(granted, seen("A100", "A100")), "pass", "2 A100")
 
 
 def test_other_gpus() -> None:
-    the_one(gpus.judge(1, seen("A100", "H200")), "warn", "1 granted, torch sees 2")
-    the_one(gpus.judge(None, seen("A100", "H200")), "pass", "1 A100, 1 H200")
-    the_one(gpus.judge(0, seen()), "pass", "none granted, none seen")
-    the_one(gpus.judge(None, seen("A100", problems=("GPU 0: no kernel image",))), "fail", "no kernel image")
+    assert_finding(gpus.judge(1, seen("A100", "H200")), "warn", "1 granted, torch sees 2")
+    assert_finding(gpus.judge(None, seen("A100", "H200")), "pass", "1 A100, 1 H200")
+    assert_finding(gpus.judge(0, seen()), "pass", "none granted, none seen")
+    assert_finding(gpus.judge(None, seen("A100", problems=("GPU 0: no kernel image",))), "fail", "no kernel image")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.doctor.finding import passed
 from cluster.doctor.limited import Check, look, program
-from tests.cluster.doctor.findings import the_one
+from tests.cluster.doctor.findings import assert_finding
 
 
 def test_a_check_that_hangs_is_a_fail_and_holds_up_nobody() -> None:
@@ -17,9 +17,9 @@ def test_a_check_that_hangs_is_a_fail_and_holds_up_nobody() -> None:
     well = Check("token", 5, "", lambda: [passed("token", "none")])
     hung, raised, fine = look([hanging, raising, well])
     for_ever.set()
-    the_one(hung, "fail", "no answer in", "ask the site")
-    the_one(raised, "fail", "/nowhere/x: No such file or directory", "look there")
-    the_one(fine, "pass", "none")
+    assert_finding(hung, "fail", "no answer in", "ask the site")
+    assert_finding(raised, "fail", "/nowhere/x: No such file or directory", "look there")
+    assert_finding(fine, "pass", "none")
 
 
 def test_a_program_ends_at_its_limit_with_all_that_it_started() -> None:

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from cluster.doctor import storage
-from tests.cluster.doctor.findings import the_one
+from tests.cluster.doctor.findings import assert_finding
 from tests.cluster.doctor.mounts import tmpfs
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
 def test_storage_that_works(tmp_path: Path) -> None:
-    the_one(storage.operations(tmp_path, "1-0"), "pass", str(tmp_path), "rename", "exclusive create", "fsync")
-    the_one(storage.space(tmp_path), storage.space(tmp_path).level, "room for")
+    assert_finding(storage.operations(tmp_path, "1-0"), "pass", str(tmp_path), "rename", "exclusive create", "fsync")
+    assert_finding(storage.space(tmp_path), storage.space(tmp_path).level, "room for")
     assert not list(tmp_path.iterdir())
 
 
 @root
 def test_storage_that_is_read_only(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "store", "ro") as folder:
-        the_one(storage.operations(folder, "1-0"), "fail", "Read-only file system", "--storage")
+        assert_finding(storage.operations(folder, "1-0"), "fail", "Read-only file system", "--storage")
 
 
 @root
@@ -32,17 +32,17 @@ def test_storage_that_is_full(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "store", "size=64k") as folder:
         with pytest.raises(OSError, match="No space"):
             (folder / "rest").write_bytes(bytes(100_000))
-        the_one(storage.operations(folder, "1-0"), "fail", "No space left on device", "free space")
-        the_one(storage.space(folder), "fail", "room for 0 B")
+        assert_finding(storage.operations(folder, "1-0"), "fail", "No space left on device", "free space")
+        assert_finding(storage.space(folder), "fail", "room for 0 B")
         assert [file.name for file in folder.iterdir()] == ["rest"]
 
 
 @root
 def test_storage_without_room_for_files(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "store", "size=30g,nr_inodes=5000") as folder:
-        the_one(storage.space(folder), "warn", "32.2 GB", "files")
+        assert_finding(storage.space(folder), "warn", "32.2 GB", "files")
     with tmpfs(tmp_path / "less", "size=30g,nr_inodes=50") as folder:
-        the_one(storage.space(folder), "fail", "files")
+        assert_finding(storage.space(folder), "fail", "files")
 
 
 def test_storage_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,20 +50,20 @@ def test_storage_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    the_one(storage.operations(tmp_path, "1-0"), "fail", "not permitted", "hard links")
+    assert_finding(storage.operations(tmp_path, "1-0"), "fail", "not permitted", "hard links")
     monkeypatch.setattr(os, "link", lambda *_: None)
-    the_one(storage.operations(tmp_path, "1-0"), "fail", "exclusive create replaces")
+    assert_finding(storage.operations(tmp_path, "1-0"), "fail", "exclusive create replaces")
 
 
 def test_storage_that_other_nodes_see(tmp_path: Path) -> None:
     mark = tmp_path / ".mark"
-    the_one(storage.visible(mark, "a", 0.1), "fail", "not seen here")
-    the_one(storage.visible(tmp_path / "none" / "mark", "a", 0.1), "fail", "not seen here")
+    assert_finding(storage.visible(mark, "a", 0.1), "fail", "not seen here")
+    assert_finding(storage.visible(tmp_path / "none" / "mark", "a", 0.1), "fail", "not seen here")
     mark.write_text("of another job")
-    the_one(storage.visible(mark, "a", 0.1), "fail", "not seen here")
+    assert_finding(storage.visible(mark, "a", 0.1), "fail", "not seen here")
     later = threading.Timer(0.3, mark.write_text, ["a"])
     later.start()
-    the_one(storage.visible(mark, "a", 30), "pass", "seen after")
+    assert_finding(storage.visible(mark, "a", 30), "pass", "seen after")
     later.join()
     assert list(tmp_path.iterdir()) == [mark]
 
@@ -88,10 +88,10 @@ def test_quota() -> None:
     blocks, files = storage.parse_quota(LUSTRE)
     assert blocks == storage.Quota("/scratch/a/long/name", "kB", 950_000, 1_000_000)
     assert files.limit == 0
-    the_one(storage.judge_quota(blocks), "warn", "950,000 of 1,000,000 kB used")
+    assert_finding(storage.judge_quota(blocks), "warn", "950,000 of 1,000,000 kB used")
     over, well = storage.parse_quota(NFS)
-    the_one(storage.judge_quota(over), "fail", "server:/home: 300 of 250 kB")
-    the_one(storage.judge_quota(well), "pass", "10 of 1,000 files")
+    assert_finding(storage.judge_quota(over), "fail", "server:/home: 300 of 250 kB")
+    assert_finding(storage.judge_quota(well), "pass", "10 of 1,000 files")
     assert storage.parse_quota("quota: error while getting quota from server\n") == []
 
 
@@ -101,6 +101,6 @@ def test_quota_asks_the_commands_that_are_there(tmp_path: Path, monkeypatch: pyt
         (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\n")
         (tmp_path / name).chmod(0o755)
     (finding,) = storage.quota(tmp_path, 10)
-    the_one(finding, "warn", "/scratch/a/long/name")
+    assert_finding(finding, "warn", "/scratch/a/long/name")
     (tmp_path / "lfs").write_text("#!/bin/sh\nsleep 1000\n")
     assert storage.quota(tmp_path, 1) == []
