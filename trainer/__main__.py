@@ -111,9 +111,10 @@ def tune(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     given, unknown = parser.parse_known_args(arguments)
     config = merge(given.config, flags, given, unknown)
     with StopSignals() as stop:  # before the slow import
+        from analysis.table.live import live_table
         from trainer.search import tune as run
 
-        return run(config, stop, fresh=given.fresh, retry_failed=given.retry_failed)
+        return run(config, stop, live_table, fresh=given.fresh, retry_failed=given.retry_failed)
 
 
 def demo(parser: argparse.ArgumentParser, arguments: Arguments) -> int:

@@ -27,7 +27,7 @@ from trainer.plan import ema_warnings
 from trainer.predict import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
-from trainer.search_display import SearchDisplay, described_all
+from trainer.search_display import Draw, SearchDisplay, described_all
 from trainer.search_plan import IDENTITY_DEFAULTS, SearchPlan, make_search_plan
 from trainer.selection import choose, standard_error
 from trainer.stop import StopSignals
@@ -35,7 +35,7 @@ from trainer.tensorboard import write_hparams
 from trainer.weights import Base
 
 
-def tune(config: Config, stop: StopSignals, *, fresh: bool = False, retry_failed: bool = False) -> int:
+def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, retry_failed: bool = False) -> int:
     """Searches to the end, or on from where the search was; returns the exit code.
 
     0: done (also where it was done already). 75: stopped on request; the same command goes on.
@@ -51,7 +51,7 @@ def tune(config: Config, stop: StopSignals, *, fresh: bool = False, retry_failed
             _move_aside(plan, console)
         plan.search.trials_dir.mkdir(parents=True, exist_ok=True)
         with RunLock(plan.search):
-            search = Search(plan, data, base, console)
+            search = Search(plan, data, base, console, draw)
             if retry_failed:
                 search.trials.retry_failed()
                 search.finals.retry_failed()
@@ -73,8 +73,8 @@ def _move_aside(plan: SearchPlan, console: Console) -> None:
 class Search:
     """A search that this program holds: its plan, and what is known of its trials and final runs."""
 
-    def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console):
-        self.plan, self.data, self.console = plan, data, console
+    def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw):
+        self.plan, self.data, self.console, self._draw = plan, data, console, draw
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
         check_same(plan.search, self._state["identity"], plan.identity, IDENTITY_DEFAULTS)
         self._write(**plan.settings(), job=job_id())
@@ -108,7 +108,7 @@ class Search:
     def _train(self, trials: TrialJobs, stop: StopSignals) -> bool:
         """Trains what is left to train; False where a stop was asked for before its end."""
         plan, places = self.plan, (self.plan.place, self.plan.final_place)
-        with SearchDisplay(self.console, plan.metric, plan.mode) as display:
+        with SearchDisplay(self.console, plan.search, plan.metric, plan.mode, self._draw) as display:
             display.waiting("starting Ray")
             with connect(cpus=max(place.cpus for place in places), gpus=max(place.gpus for place in places)):
                 # Ray reads its environment when it is imported, so not before.

@@ -1,24 +1,25 @@
-"""What a person sees while a search goes on: a table in a terminal, plain lines in a log."""
+"""What a person sees while a search goes on: its table in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from trainer.ledger import Record
 from trainer.live import LiveDisplay
 from trainer.progress import say
-from trainer.rundir import Json
+from trainer.rundir import Json, SearchDir
 from trainer.space import Parameters
 
-ROWS = 20
-UPDATE_S = 0.5
+UPDATE_S = 1.0
+Draw = Callable[[Path, int, int], Iterable[RenderableType]]
+"""Draws what is known of a search, in so many columns and lines of a terminal."""
 
 
 class SearchDisplay(LiveDisplay):
@@ -26,18 +27,18 @@ class SearchDisplay(LiveDisplay):
 
     STOPPING = "stopping every trial at its next step, with a checkpoint"
 
-    def __init__(self, console: Console, metric: str, mode: str):
+    def __init__(self, console: Console, search: SearchDir, metric: str, mode: str, draw: Draw):
         super().__init__(console)
+        self._search, self._draw = search, draw
         self._metric, self._sign = metric, {"max": -1, "min": 1}[mode]
-        self._rates: dict[str, str] = {}
+        self._rates: dict[str, float] = {}
         self._shown: dict[str, tuple[str, int, int]] = {}
         self._updated = 0.0
 
     def show(self, message: Json) -> None:
         """Shows one message of a trial."""
         if message["phase"] == "train":
-            rate = f"{message['tiles_per_s']:,.0f} tiles/s"
-            self._rates |= dict.fromkeys(message["trials"], rate)
+            self._rates[message["trials"][0]] = message["tiles_per_s"]
         elif message["phase"] == "note":
             for line in message["lines"]:
                 say(f"trial {message['run']}: {line}", self.console)
@@ -50,7 +51,10 @@ class SearchDisplay(LiveDisplay):
         for record in records:
             self._say_change(record)
         if self._live:
-            self._live.update(Group(self._table(records), Text(self._summary(records, total))))
+            width, height = self.console.size
+            self._live.update(
+                Group(*self._draw(self._search.path, width, height - 2), Text(self._summary(records, total)))
+            )
         else:
             self._say_now_and_then(self._summary(records, total))
 
@@ -66,27 +70,15 @@ class SearchDisplay(LiveDisplay):
             say(ended_line(record, self._metric), self.console)
 
     def _summary(self, records: Sequence[Record], total: int) -> str:
-        ended, running = sum(r.has_ended for r in records), sum(r.status == "running" for r in records)
+        ended, running = sum(r.has_ended for r in records), [r.run for r in records if r.status == "running"]
         best = min((r for r in records if r.value is not None), key=self._rank, default=None)
         lead = f"; best {self._metric} so far {best.value:.4f} (trial {best.run})" if best else ""
-        return f"{ended} of {total} ended, {running} running{lead}"
+        rate = sum(self._rates.get(run, 0.0) for run in running)
+        speed = f" at {rate:,.0f} tiles/s" if rate else ""
+        return f"{ended} of {total} ended, {len(running)} running{speed}{lead}"
 
     def _rank(self, record: Record) -> float:
         return math.inf if record.value is None else self._sign * record.value
-
-    def _table(self, records: Sequence[Record]) -> Table:
-        table = Table(box=None, pad_edge=False)
-        keys = list(records[0].parameters) if records else []
-        for title in ("trial", *(key.split(".")[1] for key in keys), "status", "epochs", self._metric, ""):
-            table.add_column(title, justify="left" if title in ("status", "") else "right")
-        running = [r for r in records if r.status == "running"]
-        rest = [r for r in records if r.status != "running"]
-        for record in [*running, *sorted(rest, key=self._rank)][:ROWS]:
-            value = "" if record.value is None else f"{record.value:.4f}"
-            rate = self._rates.get(record.run, "") if record.status == "running" else ""
-            shown = [described(record.parameters[key]) for key in keys]
-            table.add_row(record.run, *shown, record.status, f"{record.epoch}/{record.epochs}", value, rate)
-        return table
 
 
 def ended_line(record: Record, metric: str) -> str:

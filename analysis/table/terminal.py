@@ -48,17 +48,18 @@ def lines(table: TrialTable, width: int | None = None, most: int | None = None) 
     Args:
         table: the trials.
         width: columns of the terminal; None: as many as are needed.
-        most: rows of trials that are shown; None: all.
+        most: rows of trials that are shown, those that run before others; None: all.
     """
     search = table.search
     hosts = {trial.host.partition(".")[0] for trial in table.rows if trial.host}
     yield Text(notes.title(search) + (f"; on {min(hosts)}" if len(hosts) == 1 else ""), style="bold")
     columns, left_out = _fitting(table, width, with_host=len(hosts) > 1)
     yield from _heading(columns)
-    for place, trial in enumerate(table.rows[:most]):
-        yield _row(columns, place, search, trial)
-    if most is not None and len(table.rows) > most:
-        yield Text(f"... and {len(table.rows) - most} more", style="dim")
+    chosen = _most_telling(table.rows, len(table.rows) if most is None else most)
+    for place in chosen:
+        yield _row(columns, place, search, table.rows[place])
+    if more := len(table.rows) - len(chosen):
+        yield Text(f"... and {more} more", style="dim")
     yield Text("")
     for note in (*notes.legend(table), notes.sources(search)):
         yield Text(note)
@@ -67,6 +68,12 @@ def lines(table: TrialTable, width: int | None = None, most: int | None = None) 
     for warning in notes.warnings(search):
         yield Text(f"warning: {warning}", style="yellow")
     yield from _finals(search)
+
+
+def _most_telling(trials: Sequence[Trial], most: int) -> list[int]:
+    """The places of at most so many trials, in their order: of those that run, then of the first."""
+    by_worth = sorted(range(len(trials)), key=lambda place: (trials[place].status != "running", place))
+    return sorted(by_worth[:most])
 
 
 def _fitting(table: TrialTable, width: int | None, *, with_host: bool) -> tuple[list[_Shown], list[str]]:

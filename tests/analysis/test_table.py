@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import re
 import statistics
 import subprocess
@@ -19,10 +20,11 @@ from analysis.__main__ import main
 from analysis.search import read_search
 from analysis.table import exports, notes, terminal
 from analysis.table.columns import TrialTable, trial_table
+from analysis.table.live import live_table
 from tests.analysis.made_searches import change, choose, drawn_search, write_final, write_search, write_trial
 from tests.conftest import REPOSITORY
 from trainer.errors import UsageError
-from trainer.rundir import SearchDir
+from trainer.rundir import SearchDir, read_json
 
 
 @pytest.fixture
@@ -89,10 +91,22 @@ def test_in_a_pipe_a_row_is_a_line_and_nothing_is_left_out(search: SearchDir) ->
     assert not [line for line in done.stdout.splitlines() if line != line.rstrip()]
 
 
-def test_only_so_many_rows_are_shown_of_a_live_table(tmp_path: Path) -> None:
-    search = drawn_search(tmp_path / "drawn", 30)
-    lines = [line.plain for line in terminal.lines(table_of(search), 100, most=5)]
-    assert lines.index("... and 25 more") == 8
+@pytest.mark.parametrize("height", [24, 40, 60])
+def test_a_live_table_is_as_long_as_its_terminal_is_high_and_shows_what_runs(tmp_path: Path, height: int) -> None:
+    search = drawn_search(tmp_path / "drawn", 40)
+    for number in (1, 17, 40):
+        run = search.trial(number)
+        run.trial_file.write_text(json.dumps({**read_json(run.trial_file), "status": "running"}))
+    lines = [line.plain for line in live_table(search.path, 100, height)]
+    whole = printed(search, 100)
+    assert len(lines) == min(height, len(whole))
+    assert lines[0] == whole[0]
+    running = [line for line in whole if "running" in line.split()]
+    assert len(running) >= 3
+    assert set(running) <= set(lines)
+    (more,) = [line for line in lines if line.startswith("... and ")] or ["... and 0 more"]
+    shown = lines.index(more) - 3 if more in lines else 40
+    assert int(more.split()[2]) == 40 - shown
 
 
 def test_names_that_look_like_markup_or_are_wide_stay_what_they_are(tmp_path: Path) -> None:
