@@ -2,8 +2,8 @@
 
 Everything is run as a user runs it, from the command to its end. Learning rates are drawn; on a trunk they all train
 the head alone, in the other searches at depths 0 to 3, as do the single runs. What a further trial costs beside its
-steps is the difference between a long search and a short one, their steps' seconds taken off. Worker-seconds of a search are
-those in which trials had workers; of single runs, those of the whole command times its workers.
+steps is the difference between a long search and a short one, their steps' seconds taken off. Worker-seconds of a
+search are those in which trials had workers; of single runs, those of the whole command times its workers.
 """
 
 from __future__ import annotations

@@ -58,7 +58,12 @@ def final_weights(run: RunDir) -> str:
 
 
 @pytest.mark.parametrize(
-    ("workers", "recipe"), [(1, RECIPE), (2, ONECYCLE), (3, RECIPE)], ids=["1-recipe", "2-onecycle", "3-recipe"]
+    ("workers", "recipe"),
+    [
+        pytest.param(1, RECIPE, id="1-recipe", marks=pytest.mark.slow),
+        pytest.param(2, ONECYCLE, id="2-onecycle"),
+        pytest.param(3, RECIPE, id="3-recipe"),
+    ],
 )
 def test_killed_at_random_steps_it_ends_bit_identical(
     make_config: MakeConfig, workers: int, recipe: dict[str, object]
