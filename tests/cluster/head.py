@@ -1,6 +1,6 @@
 """A running Ray cluster of one node, with token and dashboard, as others run it: for jobs to be submitted to.
 
-`python -m tests.cluster.head` prints where it is as one line of JSON, and ends it all when its standard input ends.
+`python -m tests.cluster.head CPUS` prints where it is as a line of JSON, and ends it all when its standard input ends.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cluster.addresses import free_port
 from cluster.allocation import local
@@ -64,13 +65,30 @@ class Head:
         self.started.append(process)
         return process
 
+    @property
+    def ray_address(self) -> str:
+        """Where drivers join it."""
+        return (self.directory / "ray" / "ray_current_cluster").read_text().strip()
+
+    def state(self, what: str) -> Any:
+        """What the cluster itself says of `actors`, `nodes`, ... (its state API), or of what is in use (`usage`)."""
+        if what == "usage":
+            return self._get("/api/cluster_status")["clusterStatus"]["loadMetricsReport"]["usage"]
+        return self._get(f"/api/v0/{what}")["result"]["result"]
+
+    def _get(self, path: str) -> Any:
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(f"{self.address}{path}", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)["data"]
+
 
 @contextmanager
-def running_head() -> Iterator[Head]:
-    """The cluster, for as long as the context lasts."""
+def running_head(cpus: int = 2) -> Iterator[Head]:
+    """The cluster, for as long as the context lasts; it believes that it has so many cores."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     supervisor = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster.head"],
+        [sys.executable, "-m", "tests.cluster.head", str(cpus)],
         cwd=REPOSITORY,
         env={**clean, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdin=subprocess.PIPE,
@@ -95,7 +113,7 @@ def running_head() -> Iterator[Head]:
     assert code == 0, "the cluster has left something behind"
 
 
-def _supervise() -> None:
+def _supervise(cpus: int) -> None:
     adopt_orphans()
     with private_directory() as directory:
         token = directory / "token"
@@ -103,7 +121,7 @@ def _supervise() -> None:
         set_environment(authentication(token))
         os.chdir(directory)  # what jobs run has to be uploaded
         try:
-            address = _start(directory)
+            address = _start(directory, cpus)
             print(json.dumps({"address": address, "token": str(token)}), flush=True)
             sys.stdin.read()
         finally:
@@ -111,7 +129,7 @@ def _supervise() -> None:
     sys.exit(1 if left else 0)
 
 
-def _start(directory: Path) -> str:
+def _start(directory: Path, cpus: int) -> str:
     port = free_port(LOCAL)
     address = f"http://{LOCAL}:{port}"
     dashboard = [
@@ -120,7 +138,7 @@ def _start(directory: Path) -> str:
         f"--dashboard-port={port}",
         "--dashboard-agent-listen-port=0",
     ]
-    argv = head_argv(replace(local("jobs", 0, 1), cpus=2), LOCAL, directory / "ray", free_port(LOCAL))
+    argv = head_argv(replace(local("jobs", 0, 1), cpus=cpus), LOCAL, directory / "ray", free_port(LOCAL))
     ray = start([*argv, *dashboard], os.environ, directory / "ray.log", shielded=True)
     token = os.environ["RAY_AUTH_TOKEN_PATH"]
     request = urllib.request.Request(
@@ -138,4 +156,4 @@ def _start(directory: Path) -> str:
 
 
 if __name__ == "__main__":
-    _supervise()
+    _supervise(int(sys.argv[1]))

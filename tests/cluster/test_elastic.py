@@ -38,8 +38,7 @@ def test_a_new_node_is_taken_in(head: Head, stores: tuple[Path, Path], tmp_path:
     token = authentication(Path(head.environment["RAY_AUTH_TOKEN_PATH"]))
     variables = {**os.environ, **ray_environment(), **{key: value for key, value in token.items() if value}}
     with private_directory() as directory:
-        address = (head.directory / "ray" / "ray_current_cluster").read_text().strip()
-        argv = node_argv(replace(local("new", 1, 2), cpus=2), address, LOCAL, directory / "ray")
+        argv = node_argv(replace(local("new", 1, 2), cpus=2), head.ray_address, LOCAL, directory / "ray")
         node = start(argv, variables, directory / "ray.log", shielded=True)
         try:
             wait_until(lambda: 2 in run.attempts())

@@ -37,7 +37,7 @@ MARK, MARKED = "TISSUEGRID_TEST", uuid.uuid4().hex
 class Command:
     """`python -m trainer tune` in a process group of its own."""
 
-    def __init__(self, config: Path, *flags: str):
+    def __init__(self, config: Path, *flags: str, **variables: str):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "trainer", "tune", str(config), *flags],
             cwd=REPOSITORY,
@@ -45,7 +45,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, MARK: MARKED},
+            env={**os.environ, **variables, MARK: MARKED},
         )
 
     def end(self, limit_s: float = 300) -> tuple[int, str]:
