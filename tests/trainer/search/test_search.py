@@ -170,7 +170,7 @@ def test_a_finished_search_says_so(searched: Searched, capsys: pytest.CaptureFix
             [
                 "optim.lr: was {'grid': [0.01, 1e-05, 1e+38]}, is {'grid': [0.01, 0.02]}",
                 "unfrozen_depth",
-                "was not there",
+                "is not there",
             ],
         ),
         (["--optim.schedule", "onecycle"], ["optim.schedule: was constant, is onecycle"]),
