@@ -27,8 +27,9 @@ def on(head: Head, config: Path) -> Command:
     return Command(config, RAY_ADDRESS=head.ray_address, **head.environment)
 
 
-def alive(head: Head, kind: str) -> list[Any]:
-    return [one for one in head.state("actors") if one["state"] == "ALIVE" and kind in one["class_name"]]
+def alive(head: Head) -> list[Any]:
+    """The processes that trials have; the driver's board is another actor."""
+    return [one for one in head.state("actors") if one["state"] == "ALIVE" and one["class_name"] != "Board"]
 
 
 def cpus_in_use(head: Head) -> float:
@@ -38,8 +39,8 @@ def cpus_in_use(head: Head) -> float:
 
 def wait_until_free(head: Head) -> None:
     deadline = time.monotonic() + 60
-    while cpus_in_use(head) or alive(head, ""):
-        assert time.monotonic() < deadline, head.state("actors")
+    while cpus_in_use(head) or alive(head):
+        assert time.monotonic() < deadline, (cpus_in_use(head), alive(head))
         time.sleep(0.5)
 
 
@@ -60,7 +61,7 @@ def test_what_a_stopped_trial_held_is_free_for_the_next(head: Head, make: Callab
     most_trials, most_cpus = 0, 0.0
     command = on(head, config)
     while command.process.poll() is None:
-        most_trials = max(most_trials, len(alive(head, "Trial")))
+        most_trials = max(most_trials, len(alive(head)))
         most_cpus = max(most_cpus, cpus_in_use(head))
         time.sleep(0.5)
     code, output = command.end()
