@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
-from cluster.addresses import free_port
+from cluster.addresses import free_port_for_later
 from cluster.allocation import Allocation
 from cluster.early import EarlyStops
 from cluster.node import POLL_S, Node, NodeError
@@ -21,7 +22,7 @@ from cluster.processes import STOP_SIGNALS, adopt_orphans, end, end_all, start
 from cluster.ray_cluster import authentication, head_argv, node_argv, ray_environment
 from cluster.rendezvous import Rendezvous, RendezvousError
 
-FAILED, STOPPED = 1, 75
+FAILED, WRONG, STOPPED = 1, 2, 75
 COMMAND_GRACE_S = 30.0
 LAST_WORDS_S = 10.0
 
@@ -65,8 +66,9 @@ def run(
         code_file: a file for the exit code, which the first node writes last.
 
     Returns:
-        On the first node the command's exit code, 1 where the cluster failed, 75 where a stop was asked for before
-        the command began; 0 on the others, whose failures the first node reports. Nothing that was started is left.
+        On the first node the command's exit code (128 and the signal's number where one ended it), 1 where the
+        cluster failed, 2 where there is no such command, 75 where a stop was asked for before the command began; 0 on
+        the others, whose failures the first node reports. Nothing that was started is left.
     """
     requests = Requests()
     meeting = Rendezvous(shared.absolute() / allocation.start)
@@ -81,7 +83,7 @@ def run(
                     return follow(node)
                 code = lead(node, command, requests)
                 if code_file is not None:
-                    code_file.write_text(str(code))
+                    code_file.write_text(f"{code}\n")
                 return code
             finally:
                 if left := end_all():
@@ -103,19 +105,24 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
             raise StopRequestedError
 
     try:
+        if shutil.which(command[0]) is None:
+            _complain(f"node {node.allocation.node}: there is no command {command[0]}; name one after --")
+            return WRONG
         for name in node.allocation.earlier_starts:  # which may have ended without a word
             Rendezvous(node.meeting.path.with_name(name)).remove()
         node.meeting.write_token()
         set_environment(authentication(node.meeting.token_file))
         address = node.address(node.allocation.peer)
-        node.start(head_argv(node.allocation, address, node.ray_directory, free_port(address)))
+        node.start(head_argv(node.allocation, address, node.ray_directory, free_port_for_later()))
         node.check_gpus()
         node.wait(lambda: node.head_address is not None, check, "starting", "Ray's head has not started")
         head = str(node.head_address)
         node.meeting.open_cluster(head)
+        if not others.joined():
+            _say(f"Ray's head is up; it waits for {_nodes(node.allocation.nodes - 1)} more")
         # Their own wait ends first, so that they can say why they have not.
         node.wait(others.joined, check, "waiting", "the other nodes have not joined", LAST_WORDS_S)
-        _say(f"Ray cluster of {node.allocation.nodes} nodes is up, its head at {head}")
+        _say(f"Ray cluster of {_nodes(node.allocation.nodes)} is up, its head at {head}")
         early.forget()
         variables = {**os.environ, **_job(node.allocation), "RAY_ADDRESS": head}
         return supervise(node, others, command, variables, requests)
@@ -142,11 +149,9 @@ def supervise(node: Node, others: Others, command: Sequence[str], variables: dic
         NodeError: where Ray ends on this node; the command has been ended.
     """
     process = start(command, variables)
-    asked: set[int] = set()
     with Watch(node, others) as watch:
         while (code := process.poll()) is None:
             for number in requests.take():
-                asked.add(number)
                 process.send_signal(number)
             try:
                 node.check()
@@ -156,8 +161,6 @@ def supervise(node: Node, others: Others, command: Sequence[str], variables: dic
             for line in watch.news():
                 _say(line)
             time.sleep(POLL_S)
-    if -code in asked:
-        return STOPPED  # asked before it could listen
     return code if code >= 0 else 128 - code
 
 
@@ -198,6 +201,10 @@ def _job(allocation: Allocation) -> dict[str, str]:
     if allocation.pretended:
         return {}
     return {"TISSUEGRID_JOB": allocation.job, "TISSUEGRID_JOB_RESTARTS": str(allocation.restarts)}
+
+
+def _nodes(number: int) -> str:
+    return f"{number} node{'s' if number > 1 else ''}"
 
 
 def _say(text: str) -> None:

@@ -1,24 +1,36 @@
 # Sourced by train.sh and tune.sh inside the allocation: one srun, the signal trap, the requeue.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2317 # a trap calls functions
 set -uo pipefail
 me=$SLURM_JOB_ID
 if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then # or the last task would speak for all: it has the array's own number
     me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 fi
-asked=0                 # whether Slurm, or somebody, has asked for a stop
-code_file=$(mktemp)     # the command's exit code: srun's is the highest of all nodes', also of one that is lost
-trap 'rm -f "$code_file"' EXIT
+restarts=${SLURM_RESTART_COUNT:-0}
+asked=0    # whether Slurm, or somebody, has asked for a stop
+answered=0 # whether it has been requeued, or told why not
+# The command's exit code comes through a file without a name, so that none can be left: srun's own code is the highest
+# of all nodes', also of one that is lost.
+unnamed=$(mktemp)
+exec 3<>"$unnamed"
+rm "$unnamed"
+echo "$(date '+%F %T') job $me, start $((restarts + 1)), on $SLURM_JOB_NODELIST"
 
-go_on() { # the same job once more, and so on from its last checkpoint; not for ever
+requeue() { # the same job once more, and so on from its last checkpoint; not for ever
     trap '' USR1 TERM # a requeue signals what it ends
-    local restarts=${SLURM_RESTART_COUNT:-0} most=${TISSUEGRID_MAX_REQUEUES:-1000}
+    local most=${TISSUEGRID_MAX_REQUEUES:-1000}
     if ((restarts >= most)); then
         echo "not requeued: $restarts times already (TISSUEGRID_MAX_REQUEUES=$most)" >&2
     elif is_cancelled; then
         echo "not requeued: the job is being cancelled" >&2
     else
+        echo "$(date '+%F %T') requeued"
         scontrol requeue "$me"
     fi
+    answered=1
+}
+
+go_on() {
+    ((answered)) || requeue
     exit 75
 }
 
@@ -26,6 +38,18 @@ is_cancelled() { # what ends is not always meant to end: its time may be over, o
     local facts
     facts=$(scontrol --oneliner show job "$me")
     [[ $facts == *JobState=COMPLETING* && $facts != *Reason=TimeLimit* && $facts == *PreemptTime=None* ]]
+}
+
+is_timed_out() {
+    [[ $(scontrol --oneliner show job "$me") == *JobState=COMPLETING*Reason=TimeLimit* ]]
+}
+
+stop() { # asks the command; where time is over, Slurm soon kills this script too, so that it is now or never
+    asked=1
+    kill -USR1 "$step" # srun passes it on
+    if is_timed_out; then
+        requeue
+    fi
 }
 
 refuse() {
@@ -47,22 +71,22 @@ set -- "${@//%a/${SLURM_ARRAY_TASK_ID:-%a}}" # as in sbatch's own file names
 # With sbatch --no-kill, what can go on without a node does; whatever the site's defaults, one node's end is not all's.
 srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --export=ALL \
     --no-kill --wait=0 --kill-on-bad-exit=0 \
-    "$python" -m cluster run --shared "${TISSUEGRID_SHARED:-.tissuegrid}" --code-file "$code_file" -- \
+    "$python" -m cluster run --shared "${TISSUEGRID_SHARED:-.tissuegrid}" --code-file "/proc/$$/fd/3" -- \
     "$python" -m trainer "$@" &
 step=$!
-trap 'asked=1; kill -USR1 "$step"' USR1 TERM # srun passes it on
+trap stop USR1 TERM
 until # a signal ends a wait too
     wait "$step"
     ! kill -0 "$step" 2>/dev/null
 do :; done
 wait "$step"
 code=$?
-if [[ -s $code_file ]]; then
-    code=$(<"$code_file")
+if read -r said <&3; then
+    code=$said
 fi
 
 # 75, or killed by the request before it could listen
-if [[ $code == 75 ]] || { ((asked)) && [[ $code == 138 || $code == 143 ]]; }; then
+if ((answered)) || [[ $code == 75 ]] || { ((asked)) && [[ $code == 138 || $code == 143 ]]; }; then
     go_on
 fi
 exit "$code"

@@ -66,7 +66,10 @@ class RunData:
         """
         place = os.path.expandvars(folder)
         if "$" in place:
-            raise RunError(f"data.stage: {folder} names a variable that is not set on {socket.gethostname()}")
+            raise RunError(
+                f"data.stage: {folder} names a variable that is not set on {socket.gethostname()}; name a folder on "
+                "the nodes' own disks, such as /tmp"
+            )
         external = {name: stage(store, Path(place)) for name, store in self.external.items()}
         return replace(self, store=stage(self.store, Path(place)), external=external)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from trainer.worker import work_alone
 
 DONE, FAILED, STOPPED = 0, 1, 75
 GPU_FREE_S = 300.0
+
+
+class NotBegunError(Exception):
+    """A stop was asked for before any worker has said a word."""
 
 
 def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool = False) -> int:
@@ -134,13 +139,24 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
         if stop.asked():
             return Outcome("stopped", "before its first step")
         display.waiting(f"starting {plan.scale}")
+        begun = False
+
+        def show(message: Json) -> None:
+            nonlocal begun
+            begun = True
+            display.show(message)
 
         def asked() -> bool:
+            if stop.asked() and not begun:
+                raise NotBegunError
             if stop.asked():
                 display.stopping()
             return stop.asked()
 
-        (outcome,) = train_on_group([plan], display.show, asked)
+        try:
+            (outcome,) = train_on_group([plan], show, asked)
+        except NotBegunError:  # workers that start, or copy tiles, hear nothing; they end with Ray
+            return Outcome("stopped", "before its first step")
         return outcome
 
 
@@ -179,9 +195,9 @@ def _result(plan: Plan) -> str:
     )
 
 
-def near(path: Path) -> Path:
+def near(path: Path) -> str:
     """A path as a person here would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _make_directory(path: Path) -> None:

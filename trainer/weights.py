@@ -105,7 +105,10 @@ def fetch(weights: str, source: Path | None = None) -> Path:
     if source is not None and not source.is_file():
         raise UsageError(f"{source} is not a file; name the {target.name} that you have brought")
     url = hub_url(weights)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{target.parent} cannot be made ({error.strerror}); set TORCH_HOME to a folder") from None
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     bring = (
         "On a machine with internet, download it, bring it here and run "
@@ -119,7 +122,7 @@ def fetch(weights: str, source: Path | None = None) -> Path:
         if not _matches(temporary, target):
             if source is None:
                 raise RunError(f"{url} came damaged, or as another file (another sha256). Try again. {bring}")
-            raise UsageError(f"{source} is not {target.name} (another sha256): it is damaged, or another file")
+            raise UsageError(f"{source} is not {target.name} (another sha256): it is damaged, or another file. {bring}")
         temporary.replace(target)
     except (OSError, HTTPException) as error:
         raise RunError(f"{url} cannot be fetched ({error}). {bring}") from None

@@ -295,7 +295,8 @@ def claim(plan: Plan, ranks: Ranks, report: Report) -> Start:
         record = {"resumed_step": step, "workers": ranks.world_size, "started": now(), "said": said, **_where()}
         if plan.run.claim_attempt(attempt, record):
             begins = f"goes on from {checkpoint.path.name}" if checkpoint else "begins"
-            report({"phase": "start", "lines": [*said, f"attempt {attempt} {begins}"]})
+            on = f"on {ranks.world_size} worker{'s' if ranks.world_size > 1 else ''}"
+            report({"phase": "start", "lines": [*said, f"attempt {attempt} {begins}, {on}"]})
             return Start(attempt, checkpoint)
 
 

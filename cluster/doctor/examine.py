@@ -125,7 +125,7 @@ def _task(request: Request, allocation: Allocation) -> Iterator[Task]:
     content = secrets.token_hex(16)
 
     def prepare() -> Task:
-        folder = storage.nearest(request.storage)
+        folder = storage.to_examine(request.storage)
         stores = {str(store.absolute()): programs.listing(store) for store in request.stores}
         mark = folder / f".tissuegrid-doctor-{name}"
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ ORDER = (
     *("storage", "shared storage", "space", "quota", "store", "weights"),
     *("processes", "locked memory", "shared memory", "temporary path", "port", "token"),
 )
+LOG_WIDTH = 200
 STYLES: dict[Level, str] = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -59,7 +61,8 @@ def show(report: Report, as_json: bool) -> None:
     if as_json:
         print(to_json(report))
     else:
-        print_table(report, Console())
+        # In a job's log, paths stay in one piece.
+        print_table(report, Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH))
 
 
 def print_table(report: Report, console: Console) -> None:

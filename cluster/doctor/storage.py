@@ -35,10 +35,10 @@ REMEDIES = {
 QUOTA = re.compile(r"(\S*/\S*)\s+(\d+)\*?\s+(\d+)\s+(\d+)\s+\S+\s+(\d+)\*?\s+(\d+)\s+(\d+)\s+\S+")
 
 
-def nearest(folder: Path) -> Path:
-    """The folder itself, or the nearest above it that exists."""
+def to_examine(folder: Path) -> Path:
+    """The folder itself; the one above where it is yet to be made."""
     folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    return folder if folder.exists() else folder.parent
 
 
 @contextmanager
@@ -54,6 +54,8 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
 
 def operations(folder: Path, name: str) -> Finding:
     """What a checkpoint's commit needs: fsync, rename, and exclusive create by a hard link."""
+    if not folder.is_dir():
+        return failed("storage", ELSEWHERE, f"{folder} is not there")
     try:
         with scratch(folder, name) as place:
             fsync = _median(lambda number: _write(place / f"synced-{number}"))

@@ -89,6 +89,23 @@ def test_a_request_to_stop_reaches_the_command_once(shared: Path, tmp_path: Path
     assert process.returncode == 75, complained
 
 
+def test_a_command_that_is_not_there_is_named_before_anything_starts(shared: Path) -> None:
+    process = start(shared, "no-such-command")
+    _, complained = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert complained == "error: node local0: there is no command no-such-command; name one after --\n"
+
+
+def test_what_a_signal_ends_has_its_code(shared: Path, tmp_path: Path) -> None:
+    """A stop with a checkpoint is 75, and only the command can say so."""
+    wait = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
+    process = start(shared, sys.executable, "-c", wait, str(tmp_path / "runs"))
+    wait_for(lambda: (tmp_path / "runs").exists())
+    process.send_signal(signal.SIGUSR1)
+    _, complained = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, complained
+
+
 def test_the_death_of_the_head_ends_the_command(shared: Path, tmp_path: Path) -> None:
     wait = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
     process = start(shared, sys.executable, "-c", wait, str(tmp_path / "runs"))

@@ -40,6 +40,18 @@ def test_the_time_limit_is_no_end(slurm: Slurm, stores: Stores, tmp_path: Path) 
     assert resumed_steps(run) == [0, stopped_at]
 
 
+def test_what_does_not_stop_in_time_is_requeued_all_the_same(slurm: Slurm, tmp_path: Path) -> None:
+    """When its time is over, a command that heeds nothing is killed, and the batch script with it."""
+    deaf = tmp_path / "python"
+    deaf.write_text("#!/bin/bash\ntrap '' USR1 TERM\nsleep 600\n")
+    deaf.chmod(0o755)
+    options = ("--time=1", "--signal=B:USR1@5", f"--export=ALL,TISSUEGRID_PYTHON={deaf}")
+    job = train(slurm, tmp_path / "any.yaml", nodes=1, options=options)
+    job.wait_until(lambda: job.fact("Restarts") == "1", "its requeue")
+    assert "start 1, on n" in job.said
+    assert "requeued" in job.said
+
+
 def test_preempted_it_loses_no_step(slurm: Slurm, stores: Stores, tmp_path: Path) -> None:
     config, run = make_config(stores, tmp_path, "preempted", loop__checkpoint_every=2, loop__epochs=60)
     job = train(slurm, config, nodes=3)

@@ -68,9 +68,10 @@ def test_storage_that_other_nodes_see(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [mark]
 
 
-def test_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
-    assert storage.nearest(tmp_path / "a" / "b") == tmp_path
-    assert storage.nearest(tmp_path) == tmp_path
+def test_a_folder_may_be_yet_to_be_made_but_not_the_one_above_it(tmp_path: Path) -> None:
+    assert storage.to_examine(tmp_path) == storage.to_examine(tmp_path / "runs") == tmp_path
+    lost = storage.to_examine(tmp_path / "no" / "such" / "runs")
+    assert_finding(storage.operations(lost, "x"), "fail", f"{tmp_path}/no/such is not there", "--storage")
 
 
 LUSTRE = """\
