@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,8 @@ class SearchPlan:
     machine: Machine
     one: Plan
     """The base configuration as a run."""
+    class_map: Mapping[str, str]
+    """What trials have of it: the classes of the training store, the only one that they open."""
 
     @property
     def metric(self) -> str:
@@ -100,7 +103,7 @@ class SearchPlan:
         Raises:
             UsageError: where the parameters do not go together.
         """
-        apart = {"data.external": {}, "data.evaluate_test": False}
+        apart = {"data.external": {}, "data.evaluate_test": False, "data.class_map": self.class_map}
         return self._run_config(run, {**parameters, **apart}, self.place.scale)
 
     def final_config(self, run: RunDir, parameters: Parameters, seed: int) -> Config:
@@ -229,7 +232,8 @@ def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunD
     if RunDir(search.path).identity_file.exists():
         raise UsageError(f"run.name: {name} is the name of a run in {config.run.storage}; give the search another")
     named = with_options(config, {"run.name": name}, "search")
-    plan = SearchPlan(named, search, space, total, place, final_place, machine, one)
+    class_map = {name: other for name, other in config.data.class_map.items() if name in data.store.classes}
+    plan = SearchPlan(named, search, space, total, place, final_place, machine, one, class_map)
     for number, parameters in enumerate(plan.known_parameters(), 1):
         with problems.kept():
             plan.trial_config(plan.search.trial(number), parameters)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import MakeConfig
+from trainer.data import open_data
 from trainer.scale import this_machine
 from trainer.search_plan import SearchPlan, make_search_plan
+from trainer.tiles.pack import pack
 
 
 def planned(make_config: MakeConfig, space: dict[str, Any], **options: object) -> SearchPlan:
@@ -50,3 +54,19 @@ def test_a_trial_is_as_the_search_was_settled(make_config: MakeConfig) -> None:
     final = plan.final_config(plan.search.final("0001", 8), {"optim.lr": 1e-3}, seed=8)
     assert (final.run.seed, final.data.split_seed, final.data.evaluate_test) == (8, 7, True)
     assert final.data.external == plan.config.data.external
+
+
+def test_classes_of_external_stores_alone_are_renamed_in_final_runs_alone(
+    make_config: MakeConfig, stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source = shutil.copytree(stores[1].parent / "external-source", tmp_path / "source")
+    (source / "manifest.csv").unlink()
+    (source / "ADI").rename(source / "FAT")
+    pack(source, tmp_path / "renamed", processes=1)
+    class_map = {"FAT": "ADI", "DEB": "TUM"}
+    external = {"renamed": str(tmp_path / "renamed")}
+    plan = planned(make_config, LR, **{"data.class_map": class_map, "data.external": external})
+    trial = plan.trial_config(plan.search.trial(1), {"optim.lr": 1e-3})
+    final = plan.final_config(plan.search.final("0001", 8), {"optim.lr": 1e-3}, seed=8)
+    assert (trial.data.class_map, final.data.class_map) == ({"DEB": "TUM"}, class_map)
+    assert open_data(trial).classes == open_data(final).classes == plan.one.classes
