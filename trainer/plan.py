@@ -19,7 +19,7 @@ from trainer.identity import check_same, derived_name, digest
 from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
-from trainer.rundir import Json, RunDir, SearchDir, now, read_json, write_json
+from trainer.rundir import Json, RunDir, SearchDir, Workplace, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve
 from trainer.strict_yaml import read_yaml
 from trainer.tiles.order import batch_bounds
@@ -102,8 +102,8 @@ def make_plan(
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     starts_over = fresh and not _is_of_this_job(run)
     begun = run.read_identity() if run.identity_file.exists() and not starts_over else {}
-    precision = _kept(begun, "precision", config.loop.precision) or _precision(config, scale, machine)
-    micro_batch = _kept(begun, "micro_batch", config.loop.micro_batch) or _micro_batch(config, scale)
+    precision = kept(begun, "precision", config, run) or _precision(config, scale, machine)
+    micro_batch = kept(begun, "micro_batch", config, run) or _micro_batch(config, scale)
     plan = Plan(
         resolved,
         run,
@@ -163,7 +163,9 @@ def halve_micro_batch(plan: Plan) -> str:
             f"out of memory with {plan.micro_batch} tiles at once, and fewer there cannot be; lower augment.input_size "
             "or model.unfrozen_depth, or give a worker more memory"
         )
-    write_json(plan.run.identity_file, {**plan.run.read_identity(), "micro_batch": micro_batch})
+    described = plan.run.read_identity()
+    first = {"first_micro_batch": described["micro_batch"]}  # which may be asked for by name
+    write_json(plan.run.identity_file, {**first, **described, "micro_batch": micro_batch})
     return f"out of memory with {plan.micro_batch} tiles at once: goes on with {micro_batch}, in the same batches"
 
 
@@ -241,16 +243,17 @@ def _micro_batch(config: Config, scale: Scale) -> int:
     return max(2, min(share, GPU_MICRO_BATCH if scale.gpu else CPU_MICRO_BATCH))
 
 
-def _kept(begun: Json, option: str, asked: object) -> Any:
-    """What a run that has begun resolved an option to; None where it has not begun.
+def kept(begun: Json, option: str, config: Config, place: Workplace) -> Any:
+    """What a run or a search that has begun resolved an option of `loop` to; None where it has not begun.
 
     Raises:
         UsageError: where something else is asked for now.
     """
-    known = begun.get(option)
-    if known is not None and asked not in ("auto", known):
+    known, asked = begun.get(option), getattr(config.loop, option)
+    first = begun.get(f"first_{option}", known)
+    if known is not None and asked not in ("auto", first, known):
         raise UsageError(
-            f"loop.{option}: this run was begun with {known}, and {asked} would make it another; leave it at "
+            f"loop.{option}: this {place.KIND} was begun with {first}, and {asked} would make it another; leave it at "
             "auto, give this one another --run.name, or start over with --fresh"
         )
     return known
