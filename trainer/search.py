@@ -74,9 +74,10 @@ class Search:
     """A search that this program holds: its plan, and what is known of its trials and final runs."""
 
     def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw):
-        self.plan, self.data, self.console, self._draw = plan, data, console, draw
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
         check_same(plan.search, self._state["identity"], plan.identity, IDENTITY_DEFAULTS)
+        plan = plan.as_begun(self._state)
+        self.plan, self.data, self.console, self._draw = plan, data, console, draw
         self._write(**plan.settings(), job=job_id())
         store_base(plan.search.trial(1), base.sha256, base.data)
         self.trials = Ledger(plan.metric, plan.mode)

@@ -15,7 +15,7 @@ from trainer.errors import Problems, UsageError
 from trainer.identity import derived_name
 from trainer.job import job_id
 from trainer.ledger import Record
-from trainer.plan import Plan, make_plan, trainable
+from trainer.plan import Plan, kept, make_plan, trainable
 from trainer.rundir import Json, RunDir, SearchDir, now
 from trainer.scale import Machine, Scale
 from trainer.searchers import GridSearch, RandomSearch, Searcher, Tpe
@@ -26,6 +26,8 @@ from trainer.weights import Base
 DEPTH = "model.unfrozen_depth"
 FREE = {"trials", "retries", "final_seeds", "share_trunk"}
 """Options of a search that may change when it goes on."""
+SETTLED = ("precision", "micro_batch")
+"""Options of `loop` that the first start resolves, for all trials and for good."""
 ONECYCLE_RISES = 0.3
 """Share of the steps in which onecycle raises the learning rate."""
 
@@ -64,6 +66,15 @@ class SearchPlan:
         weights = {} if "model.weights" in self.space.options else {"model.weights": self.one.base_sha256}
         learned_from = {**self.one.fingerprints, **weights, "classes": list(self.one.classes)}
         return {**_fixed(self.config.search), **fixed, **learned_from}
+
+    def as_begun(self, begun: Json) -> SearchPlan:
+        """The plan with the precision and the micro-batch that its first start settled, as search.json keeps them.
+
+        Raises:
+            UsageError: where others are asked for now.
+        """
+        known = {option: kept(begun, option, self.config, self.search) for option in SETTLED}
+        return replace(self, one=replace(self.one, **{option: value for option, value in known.items() if value}))
 
     @property
     def epochs(self) -> int:
@@ -177,6 +188,7 @@ class SearchPlan:
                 "val_tiles": int((data.splits == "val").sum()),
             },
             "classes": list(self.one.classes),
+            **{option: getattr(self.one, option) for option in SETTLED},
             "identity": self.identity,
             "starts": [],
             "choice": None,
@@ -190,7 +202,7 @@ class SearchPlan:
             "scale.workers": scale.workers,
             "scale.gpu": scale.gpu,
             "scale.cpus_per_worker": scale.threads,
-            "loop.precision": self.one.precision,
+            **{f"loop.{option}": getattr(self.one, option) for option in SETTLED},
             "run.name": f"{self.search.name}-{run.name}",
             "run.mirror": None,
             **options,

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import MakeConfig
 from trainer.data import open_data
+from trainer.errors import UsageError
 from trainer.scale import this_machine
 from trainer.search_plan import SearchPlan, make_search_plan
 from trainer.tiles.pack import pack
@@ -47,13 +48,37 @@ def test_nothing_is_stopped_while_a_learning_rate_rises(
 def test_a_trial_is_as_the_search_was_settled(make_config: MakeConfig) -> None:
     plan = planned(make_config, LR, **{"loop.precision": "auto", "run.mirror": "file:///tmp/mirror"})
     config = plan.trial_config(plan.search.trial(1), {"optim.lr": 1e-3})
-    assert config.loop.precision == plan.one.precision != "auto"
+    assert (config.loop.precision, config.loop.micro_batch) == (plan.one.precision, 12)
+    assert config.loop.precision != "auto"
     assert (config.scale.workers, config.scale.cpus_per_worker) == (1, plan.place.scale.threads)
     assert (config.run.name, config.run.mirror) == ("planned-0001", None)
     assert (config.data.split_seed, config.data.evaluate_test, config.data.external) == (7, False, {})
     final = plan.final_config(plan.search.final("0001", 8), {"optim.lr": 1e-3}, seed=8)
     assert (final.run.seed, final.data.split_seed, final.data.evaluate_test) == (8, 7, True)
     assert final.data.external == plan.config.data.external
+
+
+def test_a_search_that_goes_on_keeps_its_precision_and_its_micro_batch(make_config: MakeConfig) -> None:
+    """Whatever the machine that it goes on on would choose; and another choice of the user's is refused."""
+    begun = {"precision": "bf16", "micro_batch": 6}
+    auto = planned(make_config, LR, **{"loop.precision": "auto"}).as_begun(begun)
+    for config in (
+        auto.trial_config(auto.search.trial(1), {"optim.lr": 1e-3}),
+        auto.final_config(auto.search.final("0001", 8), {"optim.lr": 1e-3}, seed=8),
+    ):
+        assert (config.loop.precision, config.loop.micro_batch) == ("bf16", 6)
+    for option, asked, was in (("precision", "fp32", "bf16"), ("micro_batch", 4, 6)):
+        plan = planned(make_config, LR, **{"loop.precision": "auto", f"loop.{option}": asked})
+        with pytest.raises(UsageError, match=f"loop.{option}: this search was begun with {was}, and {asked} would"):
+            plan.as_begun(begun)
+
+
+def test_what_a_search_settles_is_kept(make_config: MakeConfig) -> None:
+    plan, data, _ = make_search_plan(
+        make_config(**{"search.space": LR, "search.searcher": "random", "loop.micro_batch": 5}), this_machine()
+    )
+    settled = plan.description(data)
+    assert (settled["precision"], settled["micro_batch"]) == ("fp32", 5)
 
 
 def test_classes_of_external_stores_alone_are_renamed_in_final_runs_alone(
