@@ -29,7 +29,7 @@ from trainer.progress import say
 from trainer.rundir import now, write_json
 from trainer.search_display import Draw, SearchDisplay, described_all
 from trainer.search_plan import IDENTITY_DEFAULTS, SearchPlan, make_search_plan
-from trainer.selection import choose, standard_error
+from trainer.selection import choose, error_of
 from trainer.stop import StopSignals
 from trainer.tensorboard import write_hparams
 from trainer.weights import Base
@@ -171,9 +171,7 @@ class Search:
     def _error_of(self, record: Record) -> float:
         predicted = self._predicted(record, "val")
         by_group = self.plan.config.data.split == "group"
-        return standard_error(
-            self.plan.metric, predicted.logits, predicted.labels, predicted.groups if by_group else None
-        )
+        return error_of(self.plan.metric, predicted.logits, predicted.labels, predicted.groups if by_group else None)
 
     def _predicted(self, record: Record, part: str) -> Predicted:
         ledger = self.finals if record.run in self.finals else self.trials
@@ -228,9 +226,12 @@ class Search:
         plan, choice = self.plan, self._state["choice"]
         chosen = self.trials.record(choice["cheapest"])
         kind = " of a tile-level split" if plan.config.data.split == "random" else ""
+        over = (
+            " over tiles, since validation has one slide or patient" if self._state["data"]["val_groups"] == 1 else ""
+        )
         lines = [
             f"best: trial {choice['best']}, {plan.metric} {choice['value']:.4f} (standard error "
-            f"{choice['standard_error']:.4f}) on validation tiles{kind}, chosen from {choice['of']} trials",
+            f"{choice['standard_error']:.4f}{over}) on validation tiles{kind}, chosen from {choice['of']} trials",
             f"within one standard error: {', '.join(choice['within'])}; the cheapest of those, of depth "
             f"{plan.depth(chosen.parameters)}, is the choice: trial {chosen.run} ({described_all(chosen.parameters)})",
             *self._tested(choice["finals"]),

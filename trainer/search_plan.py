@@ -170,7 +170,7 @@ class SearchPlan:
 
     def description(self, data: RunData) -> Json:
         """What search.json says of what the search is."""
-        asked = self.config.search
+        asked, val = self.config.search, data.index("val")
         return {
             "search": self.search.name,
             "created": now(),
@@ -185,7 +185,8 @@ class SearchPlan:
             "data": {
                 **data.description(),
                 "split": self.config.data.split,
-                "val_tiles": int((data.splits == "val").sum()),
+                "val_tiles": len(val),
+                "val_groups": int(val["group"].nunique()) if self.config.data.split == "group" else None,
             },
             "classes": list(self.one.classes),
             **{option: getattr(self.one, option) for option in SETTLED},

@@ -101,6 +101,10 @@ def warnings(search: Search) -> list[str]:
             f"{TILE_LEVEL}: tiles of one slide lie on both sides of it, so these scores are optimistic, and {what} "
             "chosen by them may not hold for new patients"
         )
+    if search.facts["data"].get("val_groups") == 1:
+        found.append(
+            "validation has one slide or patient, so the standard error is over its tiles: it says nothing of others"
+        )
     return found
 
 

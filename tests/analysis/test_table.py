@@ -191,6 +191,12 @@ def test_files_keep_full_precision(search: SearchDir) -> None:
     assert (stored[2]["epochs"], stored[2]["epochs_of"]) == (2, 5)
 
 
+@pytest.mark.parametrize(("groups", "said"), [(None, False), (1, True), (2, False)])
+def test_an_error_over_tiles_of_a_single_slide_is_said(search: SearchDir, groups: int | None, said: bool) -> None:
+    change(search, data={**search.read()["data"], "val_groups": groups})
+    assert any("validation has one slide or patient" in line for line in printed(search)) == said
+
+
 def test_parquet_is_not_for_a_terminal(search: SearchDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     with pytest.raises(UsageError, match="--format parquet: is not for a terminal"):

@@ -79,6 +79,8 @@ def test_what_a_search_settles_is_kept(make_config: MakeConfig) -> None:
     )
     settled = plan.description(data)
     assert (settled["precision"], settled["micro_batch"]) == ("fp32", 5)
+    val = data.index("val")
+    assert (settled["data"]["val_tiles"], settled["data"]["val_groups"]) == (len(val), len(set(val["group"])))
 
 
 def test_classes_of_external_stores_alone_are_renamed_in_final_runs_alone(
