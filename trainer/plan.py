@@ -65,7 +65,7 @@ class Plan:
 
 
 def make_plan(
-    config: Config, machine: Machine, *, fresh: bool = False, place: RunDir | None = None
+    config: Config, machine: Machine, *, fresh: bool = False, place: RunDir | None = None, base: Base | None = None
 ) -> tuple[Plan, RunData, Base]:
     """Resolves what is `auto` for this machine, opens the data and the starting weights, and checks that it all fits.
 
@@ -77,6 +77,7 @@ def make_plan(
         machine: on what.
         fresh: whether it is to start over.
         place: where it is kept, where that is not `run.storage`/`run.name`: the trials of a search.
+        base: the weights that `model.weights` names, where they have been read already.
 
     Raises:
         UsageError: naming what does not fit and the remedy.
@@ -85,7 +86,7 @@ def make_plan(
     with problems.kept():
         _refuse_lost(config.run.storage)
     with problems.kept():
-        base = load_base(config.model.weights, config.run.seed)
+        base = base or load_base(config.model.weights, config.run.seed)
     with problems.kept():
         data = open_data(config)
     with problems.kept("data.class_names"):
