@@ -6,6 +6,7 @@ import math
 import platform
 import subprocess
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -190,12 +191,17 @@ def trainable(plan: Plan) -> tuple[int, int]:
 
     Adam keeps two more numbers for each, SGD one; an average of the weights has everything twice.
     """
-    _, learning = cut(build(len(plan.classes), 0), plan.config.model.unfrozen_depth)
-    parameters = sum(p.numel() for p in learning.parameters())
-    buffers = sum(b.numel() for b in learning.buffers())
+    parameters, buffers = _sizes(len(plan.classes), plan.config.model.unfrozen_depth)
     optim = plan.config.optim
     copies = 2 if optim.ema else 1
     return parameters, 4 * (copies * (parameters + buffers) + (1 if optim.name == "sgd" else 2) * parameters)
+
+
+@cache
+def _sizes(classes: int, depth: int) -> tuple[int, int]:
+    """Numbers in the parameters, and in the buffers, of what learns."""
+    _, learning = cut(build(classes, 0), depth)
+    return sum(p.numel() for p in learning.parameters()), sum(b.numel() for b in learning.buffers())
 
 
 def ema_warnings(plan: Plan, tiles: int) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 
 from trainer.concurrency import Concurrency, concurrency
 from trainer.config import IDENTITY_DEFAULTS as RUN_DEFAULTS
@@ -122,13 +123,14 @@ class SearchPlan:
         return self._run_config(run, {**parameters, "run.seed": seed}, self.final_place.scale)
 
     def checkpoints_bytes(self) -> int:
-        """What the checkpoints of all trials and final runs take at most; a trial not known yet is of the deepest."""
-        deepest = max(self._extremes(DEPTH), key=lambda config: config.model.unfrozen_depth)
-        depths = [self.depth(parameters) for parameters in self.known_parameters()]
-        depths += [deepest.model.unfrozen_depth] * (self.total - len(depths) + self.config.search.final_seeds)
-        runs = {depth: replace(self.one, config=with_options(self.config, {DEPTH: depth}, "")) for depth in set(depths)}
-        sizes = {depth: trainable(run)[1] for depth, run in runs.items()}
-        return self.config.loop.keep * sum(sizes[depth] for depth in depths)
+        """What checkpoints of trials and final runs take at most; those not known yet are taken for the largest."""
+        known = [with_options(self.config, parameters, "search.space") for parameters in self.known_parameters()]
+        largest = max(map(self._checkpoint_bytes, self._extremes(DEPTH, "optim.name", "optim.ema")))
+        unknown = self.total - len(known) + self.config.search.final_seeds
+        return self.config.loop.keep * (sum(map(self._checkpoint_bytes, known)) + unknown * largest)
+
+    def _checkpoint_bytes(self, config: Config) -> int:
+        return trainable(replace(self.one, config=config))[1]
 
     def final_seeds(self, parameters: Parameters) -> list[int]:
         """The seeds of the final runs: none that was used in the search."""
@@ -211,12 +213,13 @@ class SearchPlan:
         unsearched = self.config.model_copy(update={"search": SearchSection()})
         return with_options(unsearched, given, f"trial {run.name}")
 
-    def _extremes(self, key: str) -> list[Config]:
-        """The base configuration with each extreme value of an option, where that is searched."""
+    def _extremes(self, *keys: str) -> list[Config]:
+        """The base configuration with each combination of the extreme values of those options that are searched."""
+        searched = {key: self.space.options[key].extremes() for key in keys if key in self.space.options}
         found = []
-        for value in self.space.options[key].extremes() if key in self.space.options else []:
-            with suppress(UsageError):  # it need not go with the other options' own values
-                found.append(with_options(self.config, {key: value}, "search.space"))
+        for values in product(*searched.values()):
+            with suppress(UsageError):  # they need not go together, or with the other options' own values
+                found.append(with_options(self.config, dict(zip(searched, values, strict=True)), "search.space"))
         return found or [self.config]
 
 
@@ -250,6 +253,9 @@ def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunD
     for number, parameters in enumerate(plan.known_parameters(), 1):
         with problems.kept():
             plan.trial_config(plan.search.trial(number), parameters)
+    with problems.kept():  # no run of the search has a longer name
+        seed = max(plan.final_seeds({}), default=config.run.seed)
+        plan.final_config(plan.search.final(plan.search.trial(total).name, seed), {}, seed)
     problems.check()
     return plan, data, base
 

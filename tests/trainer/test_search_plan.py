@@ -83,6 +83,35 @@ def test_what_a_search_settles_is_kept(make_config: MakeConfig) -> None:
     assert (settled["data"]["val_tiles"], settled["data"]["val_groups"]) == (len(val), len(set(val["group"])))
 
 
+NUMBERS = 2048 * 9 + 9
+"""That learn at depth 0: a head of nine classes."""
+
+
+@pytest.mark.parametrize(
+    ("space", "searcher", "numbers"),
+    [
+        ({"optim.name": {"choice": ["sgd", "adam"]}}, "optuna", 4 * [3 * NUMBERS]),
+        ({"optim.name": {"grid": ["sgd", "adam"]}}, "grid", [2 * NUMBERS, *3 * [3 * NUMBERS]]),
+        ({"optim.ema": {"choice": [0.0, 0.5]}}, "optuna", 4 * [4 * NUMBERS]),
+        ({"optim.ema": {"grid": [0.0, 0.5]}}, "grid", [3 * NUMBERS, *3 * [4 * NUMBERS]]),
+        ({"optim.ema": {"uniform": [0.0, 0.5]}, "optim.name": {"choice": ["sgd"]}}, "optuna", 4 * [3 * NUMBERS]),
+    ],
+    ids=["optimizer", "optimizer-grid", "average", "average-grid", "both"],
+)
+def test_what_checkpoints_may_take_is_that_of_the_largest(
+    make_config: MakeConfig, space: dict[str, Any], searcher: str, numbers: list[int]
+) -> None:
+    """Two trials and two final runs, with two checkpoints each, of 4 bytes a number."""
+    options = {"search.searcher": searcher, "search.trials": 2, "search.final_seeds": 2, "loop.keep": 2}
+    assert planned(make_config, space, **options).checkpoints_bytes() == 2 * 4 * sum(numbers)
+
+
+def test_a_name_that_is_too_long_for_a_final_run_is_refused_before_a_trial_starts(make_config: MakeConfig) -> None:
+    with pytest.raises(UsageError, match=r"trial 0016-seed10: run\.name: .*x-0016-seed10"):
+        planned(make_config, LR, **{"run.name": 92 * "x", "search.searcher": "optuna"})
+    planned(make_config, LR, **{"run.name": 80 * "x", "search.searcher": "optuna"})
+
+
 def test_classes_of_external_stores_alone_are_renamed_in_final_runs_alone(
     make_config: MakeConfig, stores: tuple[Path, Path], tmp_path: Path
 ) -> None:
