@@ -66,6 +66,8 @@ class Final:
     name: str
     directory: RunDir
     seed: int
+    status: str
+    """One of `STATUSES`."""
     scores: Mapping[str, Interval]
     """Balanced accuracy on each set that it was evaluated on."""
     looks: Mapping[str, int]
@@ -102,6 +104,8 @@ class Search:
     choice: Choice | None
     finals: tuple[Final, ...]
     """Of the present choice."""
+    tested_before: int
+    """Final runs of earlier choices that test or external sets were looked at with."""
     problems: tuple[str, ...]
     """What could not be read."""
 
@@ -178,8 +182,10 @@ def read_search(path: Path) -> Search:
     trials = [_trial(run, facts, is_alive, problems) for run in directory.trials()]
     choice = _choice(facts, {trial.name for trial in trials})
     names = (facts["choice"] or {}).get("finals", [])
-    finals = [final for run in directory.finals() if run.name in names for final in _final(run, facts, problems)]
-    return Search(directory, facts, is_alive, tuple(trials), choice, tuple(finals), tuple(problems))
+    every = [final for run in directory.finals() for final in _final(run, facts, problems)]
+    finals = tuple(final for final in every if final.name in names)
+    before = sum(any(final.looks.values()) for final in every if final.name not in names)
+    return Search(directory, facts, is_alive, tuple(trials), choice, finals, before, tuple(problems))
 
 
 def _refuse_no_search(path: Path) -> None:
@@ -286,6 +292,7 @@ def _final(run: RunDir, facts: Json, problems: list[str]) -> Iterator[Final]:
         name=run.name,
         directory=run,
         seed=state["seed"],
+        status=state["status"],
         scores={split: score for split, score in scores.items() if score is not None},
         looks={split: sum(look["split"] == split for look in looks) for split in scores if split != "val"},
     )

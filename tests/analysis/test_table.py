@@ -294,6 +294,35 @@ def test_finals_that_are_not_all_there_say_so(search: SearchDir) -> None:
     assert re.search(r"elsewhere +external set +0\.\d{3} +- +0\.\d{3}$", "\n".join(lines), re.MULTILINE)
 
 
+@pytest.mark.parametrize(("earlier", "said"), [(0, ""), (1, "1 final run of an earlier choice was tested before")])
+def test_what_was_tested_before_is_said(search: SearchDir, earlier: int, said: str) -> None:
+    """Trials were asked for later, and another was chosen: the test set is looked at again."""
+    sets = {"val": (0.9, 0.8), "test": (0.8, 0.8)}
+    with_finals(search, sets)
+    write_final(search, 4, 9, {"optim.lr": 1e-3}, {"val": 0.9})  # ended before it was tested
+    for seed in range(earlier):
+        write_final(search, 2, seed, {"optim.lr": 1e-3}, {"val": 0.9, "test": 0.8})
+    read = read_search(search.path)
+    assert read.tested_before == earlier
+    table = table_of(search)
+    for text in ("\n".join(printed(search)), *(exports.WRITERS[form](table).decode() for form in ("html", "markdown"))):
+        assert ("tested before" in text) == bool(earlier)
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("status", "flag"), [("failed", " with --retry-failed, since a final run failed"), ("waiting", "")]
+)
+def test_after_a_final_run_failed_the_remedy_is_another(search: SearchDir, status: str, flag: str) -> None:
+    with_finals(search, {"val": (0.9, 0.8)})
+    run = search.final("0001", 2)
+    run.trial_file.write_text(json.dumps({**read_json(run.trial_file), "status": status}))
+    change(search, state="final")
+    assert printed(search)[0].startswith("made: training the choice again; ")
+    search.lock_file.unlink()
+    assert printed(search)[0].startswith(f"made: nobody is searching now, the same command goes on{flag}; ")
+
+
 @pytest.mark.parametrize(
     ("facts", "beats", "title"),
     [
