@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,10 +216,21 @@ def _refuse_missing_keys(facts: Json, file: Path) -> None:
 
 
 def _is_alive(lock: Path) -> bool:
+    """Whether its heartbeat is young."""
     try:
-        return time.time() - lock.stat().st_mtime < BEATS_S
+        beat = lock.stat().st_mtime
     except OSError:
         return False
+    return _now(lock.parent) - beat < BEATS_S
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that files there are dated by, which may be a file server's; else by this host's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # it may be read, and not be written in
+        return time.time()
 
 
 def _choice(facts: Json, there: set[str]) -> Choice | None:
