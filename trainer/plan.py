@@ -204,15 +204,24 @@ def _sizes(classes: int, depth: int) -> tuple[int, int]:
     return sum(p.numel() for p in learning.parameters()), sum(b.numel() for b in learning.buffers())
 
 
-def ema_warnings(plan: Plan, tiles: int) -> list[str]:
-    """Says where the average of the weights hardly leaves the starting ones, with `tiles` to train on."""
-    decay, loop = plan.config.optim.ema, plan.config.loop
-    steps = loop.epochs * len(batch_bounds(tiles, loop.batch_size))
+def ema_warnings(config: Config, tiles: int, judged_after: int | None = None) -> list[str]:
+    """Says where the average of the weights hardly leaves the starting ones.
+
+    Args:
+        config: of the run, or of a search's trials.
+        tiles: to train on.
+        judged_after: the epochs after which trials may be stopped; None: nothing is judged before the last.
+    """
+    decay, loop = config.optim.ema, config.loop
+    steps = (judged_after or loop.epochs) * len(batch_bounds(tiles, loop.batch_size))
     if (rest := decay**steps) < MOST_OF_START:
         return []
+    taken, remedy = "the run takes", "train longer"
+    if judged_after:
+        taken, remedy = "trials may be stopped after", "raise search.grace_epochs"
     return [
-        f"warning: optim.ema: {decay:g} averages over about {1 / (1 - decay):,.0f} steps, and the run takes {steps:,}: "
-        f"{rest:.0%} of what is evaluated would still be the starting weights; lower it, or train longer"
+        f"warning: optim.ema: {decay:g} averages over about {1 / (1 - decay):,.0f} steps, and {taken} {steps:,}: "
+        f"{rest:.0%} of what is evaluated would still be the starting weights; lower it, or {remedy}"
     ]
 
 

@@ -23,7 +23,6 @@ from trainer.launch import DONE, STOPPED, machine_of, near
 from trainer.ledger import Ledger, Record
 from trainer.lock import RunLock
 from trainer.loop import scores
-from trainer.plan import ema_warnings
 from trainer.predict import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
@@ -220,7 +219,7 @@ class Search:
                 "not hold for new patients"
             )
         tiles = int(self.data.counts()["train"].sum())
-        return "\n".join([*lines, *self.data.warnings(), *ema_warnings(plan.one, tiles)])
+        return "\n".join([*lines, *self.data.warnings(), *plan.ema_warnings(tiles)])
 
     def _result(self) -> str:
         plan, choice = self.plan, self._state["choice"]

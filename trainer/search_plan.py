@@ -16,7 +16,7 @@ from trainer.errors import Problems, UsageError
 from trainer.identity import derived_name
 from trainer.job import job_id
 from trainer.ledger import Record
-from trainer.plan import Plan, kept, make_plan, trainable
+from trainer.plan import Plan, ema_warnings, kept, make_plan, trainable
 from trainer.rundir import Json, RunDir, SearchDir, now
 from trainer.scale import Machine, Scale
 from trainer.searchers import GridSearch, RandomSearch, Searcher, Tpe
@@ -89,6 +89,16 @@ class SearchPlan:
         if any(config.optim.schedule == "onecycle" for config in self._extremes("optim.schedule")):
             found.append(ONECYCLE_RISES * self.epochs)
         return math.ceil(max(found))
+
+    @property
+    def grace(self) -> int:
+        """Epochs that every trial gets before it may be stopped early."""
+        return min(self.epochs, self.warm_up + self.config.search.grace_epochs)
+
+    def ema_warnings(self, tiles: int) -> list[str]:
+        """Says where trials would be judged by averages that have hardly left their start, of `tiles` to train on."""
+        slowest = max(self._extremes("optim.ema"), key=lambda config: config.optim.ema)
+        return ema_warnings(slowest, tiles, None if self.config.search.scheduler == "none" else self.grace)
 
     @property
     def shares_trunk(self) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import MakeConfig
+from tests.conftest import REPOSITORY, MakeConfig
+from trainer.config import load_config
 from trainer.data import open_data
 from trainer.errors import UsageError
 from trainer.scale import this_machine
 from trainer.search_plan import SearchPlan, make_search_plan
+from trainer.space import Space
 from trainer.tiles.pack import pack
 
 
@@ -43,6 +46,21 @@ def test_nothing_is_stopped_while_a_learning_rate_rises(
     searcher = "optuna" if space is SCHEDULES else "random"
     plan = planned(make_config, space, **{**options, "search.searcher": searcher})
     assert (plan.epochs, plan.warm_up) == (epochs, warm_up)
+
+
+def test_averages_are_to_have_left_their_start_where_trials_are_first_judged(make_config: MakeConfig) -> None:
+    """configs/search.yaml on the tiles that it is for; and with the average of configs/nct.yaml, which is longer."""
+    plan = planned(make_config, LR)
+    for flags, rest in ([], 0), (["--optim.ema", "0.998"], 26), (["--search.scheduler", "none"], 0):
+        config = load_config(REPOSITORY / "configs" / "search.yaml", flags)
+        warned = replace(plan, config=config, space=Space.read(config.search.space)).ema_warnings(85_000)
+        assert [f"may be stopped after 666: {rest}% of what is evaluated" in line for line in warned] == [True] * bool(
+            rest
+        )
+    searched = {"optim.ema": {"choice": [0.0, 0.9]}}
+    (line,) = planned(make_config, searched, **{"search.scheduler": "asha"}).ema_warnings(60)
+    assert "0.9 averages over about 10 steps, and trials may be stopped after 5: 59% of" in line
+    assert line.endswith("lower it, or raise search.grace_epochs")
 
 
 def test_a_trial_is_as_the_search_was_settled(make_config: MakeConfig) -> None:
