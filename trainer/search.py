@@ -86,7 +86,8 @@ class Search:
 
     def run(self, stop: StopSignals) -> int:
         """Does what is left of the search; returns the exit code."""
-        trials = TrialJobs(self.plan, self.trials, self._choose)
+        self._catch_up()
+        trials = TrialJobs(self.plan, self.trials, self._ended)
         if not trials.total and not self._final_jobs().total:
             self._check_finals()
             say(f"search {self.plan.search.name} is finished: nothing to do\n{self._result()}", self.console)
@@ -158,10 +159,23 @@ class Search:
             self._write(choice={**choice, "finals": jobs.names})
         return jobs
 
-    def _choose(self, ended: Record) -> None:
+    def _catch_up(self) -> None:
+        """Does what follows from the ends of trials: an earlier start may have been killed before it could."""
+        for record in self.trials.records():
+            self._describe(record)
+        self._choose()
+
+    def _ended(self, record: Record) -> None:
+        """Does what follows from the end of a trial."""
+        self._describe(record)
+        self._choose()
+
+    def _describe(self, record: Record) -> None:
+        if record.has_ended and record.value is not None:
+            write_hparams(self.trials.run(record.run).tensorboard_dir, record.parameters, self.plan.metric)
+
+    def _choose(self) -> None:
         """Chooses anew, as far as the trials have come."""
-        if ended.has_ended and ended.value is not None:
-            write_hparams(self.trials.run(ended.run).tensorboard_dir, ended.parameters, self.plan.metric)
         choice = choose(
             self.trials.records(), self.plan.mode, lambda record: self.plan.depth(record.parameters), self._error_of
         )
