@@ -41,7 +41,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Known:
-    """Stands for a trial that schedulers know from an earlier start."""
+    """A trial by its id alone: stands for one that an earlier start began."""
 
     trial_id: str
 
@@ -239,7 +239,24 @@ class Asha(FiniteOnly, AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray is
 
 
 class Median(FiniteOnly, MedianStoppingRule):  # type: ignore[misc]  # Ray is not typed
-    """Median stopping (Golovin et al. 2017), Tune's."""
+    """Median stopping (Golovin et al. 2017), Tune's, which knows trials by their ids here.
+
+    So a trial that goes on is the one that an earlier start began. Epochs of that time are what others are judged by;
+    they are not judged again, by medians that were not there then.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Json) -> Any:
+        """An epoch has ended."""
+        if isinstance(trial, Known):
+            self._results[trial].append(result)
+            return FIFOScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, Known(trial.trial_id), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Json) -> None:
+        """A trial has ended, perhaps with an epoch that is known already."""
+        known = Known(trial.trial_id)
+        if result["epoch"] > len(self._results.get(known, ())):
+            super().on_trial_complete(tune_controller, known, result)
 
 
 def early_stopping(plan: SearchPlan) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 from trainer.__main__ import main
 from trainer.config import load_config
 from trainer.data import RunData
-from trainer.ledger import Ledger, Record
+from trainer.experiment import Proposals, early_stopping
+from trainer.jobs import TrialJobs
+from trainer.ledger import Ledger
 from trainer.loop import scores
 from trainer.predict import write_predictions
 from trainer.rundir import RunDir, write_json, write_json_lines
@@ -35,21 +39,29 @@ class Left:
         write_json(self.search.search_file, self.plan.description(self.data))
         self.ledger = Ledger(self.plan.metric, self.plan.mode)
 
-    def trial(self, number: int, status: str, right: float = 0.5, epochs: int = 2, **known: Any) -> RunDir:
-        """A trial with so many epochs behind it; done, with predictions of which this share is right."""
+    def trial(self, number: int, status: str, *right: float, **known: Any) -> RunDir:
+        """A trial with some epochs behind it, of whose answers such shares are right; with predictions, if done."""
         run, parameters = self.search.trial(number), self.plan.known_parameters()[number - 1]
         record = self.plan.record(run, run.name, number, parameters)
         run.path.mkdir()
-        logits = self._logits(right)
-        found = scores(logits, self.data.tiles("val").labels)
-        write_json_lines(run.metrics_file, ({"epoch": epoch, **found} for epoch in range(1, epochs + 1)))
+        history = [
+            {"epoch": epoch, **scores(self._logits(share), self.data.tiles("val").labels)}
+            for epoch, share in enumerate(right, 1)
+        ]
+        write_json_lines(run.metrics_file, history)
         if status == "done":
-            write_predictions(
-                run.predictions_file("val"), self.data.index("val"), logits, self.data.classes, "step-00000001-a0001"
-            )
-        value = found[self.plan.metric] if epochs else None
-        self.ledger.add(run, Record(**{**vars(record), "status": status, "epoch": epochs, "value": value, **known}))
+            index, logits = self.data.index("val"), self._logits(max(right))
+            write_predictions(run.predictions_file("val"), index, logits, self.data.classes, "step-00000001-a0001")
+        value = max((line[self.plan.metric] for line in history), default=None)
+        found = {"status": status, "epoch": len(right), "value": value}
+        self.ledger.add(run, replace(record, **{**found, **known}))
         return run
+
+    def proposals(self) -> Proposals:
+        """What the next start gives Tune."""
+        ledger = Ledger(self.plan.metric, self.plan.mode)
+        ledger.take_in(self.search.trials())
+        return Proposals(TrialJobs(self.plan, ledger, lambda _: None), early_stopping(self.plan), self.plan.metric)
 
     def tune(self, *flags: str) -> int:
         """The same command again."""
@@ -66,6 +78,13 @@ def leave(make: Make) -> Callable[..., Left]:
     return lambda **options: Left(make(**options))
 
 
+@dataclass(eq=False)
+class OfTune:
+    """What schedulers ask of Tune's own trials."""
+
+    trial_id: str
+
+
 def hparams(run: RunDir) -> list[Path]:
     return list(run.tensorboard_dir.glob("*.hparams"))
 
@@ -76,11 +95,11 @@ def test_a_kill_between_a_trials_end_and_the_choice_leaves_no_old_choice(
 ) -> None:
     """Killed when trial 2 had ended, and the choice, if there was one, was of trial 1 alone."""
     left = leave(**{"search.trials": 2})
-    left.trial(1, "done", right=0.2)
+    left.trial(1, "done", 0.2)
     if known == 2:
         assert left.tune("--search.trials", "1") == 0
         assert left.search.read()["choice"]["of"] == 1
-    better = left.trial(2, "done", right=0.9)
+    better = left.trial(2, "done", 0.9)
     assert left.tune() == 0
     choice = left.search.read()["choice"]
     assert (choice["of"], choice["best"]) == (2, "0002")
@@ -88,3 +107,52 @@ def test_a_kill_between_a_trials_end_and_the_choice_leaves_no_old_choice(
     assert "best: trial 0002" in capsys.readouterr().out
     assert left.tune() == 0
     assert len(hparams(better)) == 1, "once"
+
+
+MEDIAN = {"search.scheduler": "median", "search.grace_epochs": 1, "search.trials": 6, "loop.epochs": 4}
+
+
+def test_medians_are_rebuilt_and_what_was_stopped_is_not_judged_again(leave: Callable[..., Left]) -> None:
+    left = leave(**MEDIAN)
+    for number in (1, 2, 3):
+        left.trial(number, "done", 0.5, 0.6, 0.7, 0.8)
+    left.trial(4, "stopped", 0.2, 0.2, 0.2)
+    left.trial(5, "running", 0.9, 0.1)
+    proposals = left.proposals()
+    median, metric = proposals._scheduler, left.plan.metric
+
+    def judged(trial: str, epoch: int, value: float) -> str:
+        return str(median.on_trial_result(None, OfTune(trial), {"epoch": epoch, metric: value}))
+
+    assert proposals.suggest("resumed")["trials"] == ["0005"]
+    assert judged("resumed", 3, 0.1) == "CONTINUE", "its best is of the earlier start: 0.9, above the median of 0.6"
+    assert proposals.suggest("new")["trials"] == ["0006"]
+    assert judged("new", 1, 0.6) == "CONTINUE"
+    assert judged("other", 1, 0.1) == "STOP"
+
+
+@pytest.mark.parametrize(
+    ("right", "expected"), [((0.6, 0.4), {"STOP", "CONTINUE"}), ((0.95, 0.4), {"CONTINUE"})], ids=["poor", "good once"]
+)
+def test_a_resumed_trial_is_judged_as_if_nothing_had_happened(
+    leave: Callable[..., Left], right: tuple[float, ...], expected: set[str]
+) -> None:
+    """Against a rule that has seen it all in one go."""
+    left = leave(**MEDIAN)
+    told = {1: (0.5, 0.6, 0.9, 0.9), 2: (0.4, 0.6, 0.9, 0.9), 3: (0.7, 0.9, 0.9, 0.9), 4: right}
+    for number, shares in told.items():
+        left.trial(number, "running" if number == 4 else "done", *shares)
+    proposals = left.proposals()
+    proposals.suggest("resumed")
+    undisturbed, metric = early_stopping(left.plan), left.plan.metric
+    trials = {number: OfTune(f"{number}") for number in told}
+    for number, trial in trials.items():
+        for epoch, value in enumerate(left.ledger.values(f"{number:04d}"), 1):
+            undisturbed.on_trial_result(None, trial, {"epoch": epoch, metric: value})
+    decisions = []
+    for value in (0.1, 0.2, 0.9):
+        result = {"epoch": 3, metric: value}
+        pair = [(proposals._scheduler, OfTune("resumed")), (undisturbed, trials[4])]
+        decisions.append([deepcopy(rule).on_trial_result(None, trial, result) for rule, trial in pair])
+    assert [one for one, _ in decisions] == [other for _, other in decisions]
+    assert expected == {one for one, _ in decisions}
