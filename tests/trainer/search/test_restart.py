@@ -38,10 +38,11 @@ class Left:
         self.search.trials_dir.mkdir(parents=True)
         write_json(self.search.search_file, self.plan.description(self.data))
         self.ledger = Ledger(self.plan.metric, self.plan.mode)
+        self._searcher = self.plan.make_searcher(0)
 
     def trial(self, number: int, status: str, *right: float, **known: Any) -> RunDir:
         """A trial with some epochs behind it, of whose answers such shares are right; with predictions, if done."""
-        run, parameters = self.search.trial(number), self.plan.known_parameters()[number - 1]
+        run, parameters = self.search.trial(number), self._searcher.propose(number)
         record = self.plan.record(run, run.name, number, parameters)
         run.path.mkdir()
         history = [
@@ -57,11 +58,15 @@ class Left:
         self.ledger.add(run, replace(record, **{**found, **known}))
         return run
 
-    def proposals(self) -> Proposals:
-        """What the next start gives Tune."""
+    def jobs(self) -> TrialJobs:
+        """What the next start trains."""
         ledger = Ledger(self.plan.metric, self.plan.mode)
         ledger.take_in(self.search.trials())
-        return Proposals(TrialJobs(self.plan, ledger, lambda _: None), early_stopping(self.plan), self.plan.metric)
+        return TrialJobs(self.plan, ledger, lambda _: None)
+
+    def proposals(self) -> Proposals:
+        """What the next start gives Tune."""
+        return Proposals(self.jobs(), early_stopping(self.plan), self.plan.metric)
 
     def tune(self, *flags: str) -> int:
         """The same command again."""
@@ -156,3 +161,16 @@ def test_a_resumed_trial_is_judged_as_if_nothing_had_happened(
         decisions.append([deepcopy(rule).on_trial_result(None, trial, result) for rule, trial in pair])
     assert [one for one, _ in decisions] == [other for _, other in decisions]
     assert expected == {one for one, _ in decisions}
+
+
+def test_a_restarted_optuna_search_proposes_other_trials_than_those_that_have_begun(leave: Callable[..., Left]) -> None:
+    left = leave(**{"search.searcher": "optuna", "search.trials": 5})
+    left.trial(1, "failed")
+    for number in (2, 3):
+        left.trial(number, "running", 0.5)
+    jobs = left.jobs()
+    assert [run.name for _ in range(5) for run in jobs.next()] == ["0002", "0003", "0004", "0005"]
+    rates = [record.parameters["optim.lr"] for record in jobs.ledger.records()]
+    assert len(set(rates)) == 5
+    states = [trial.state.name for trial in jobs._searcher._study.trials]
+    assert states == ["FAIL", "RUNNING", "RUNNING", "RUNNING", "RUNNING"]
