@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +23,7 @@ from ray.tune.search import Searcher
 from trainer.board import with_board
 from trainer.concurrency import Concurrency
 from trainer.errors import RunError
-from trainer.group import umask
+from trainer.group import ray_state, umask
 from trainer.jobs import Jobs
 from trainer.rundir import Json
 from trainer.search_plan import SearchPlan
@@ -81,19 +79,26 @@ def run_trials(
         show(message)
 
     try:
-        with_board(partial(_tune, plan, jobs, place, scheduler, proposals), take, stopped)
+        with ray_state(plan.search) as state:
+            with_board(partial(_tune, plan, jobs, place, scheduler, proposals, state), take, stopped)
     except (ray.exceptions.RayError, tune.TuneError) as error:
         raise RunError(f"Ray ended in the middle of the search ({error}); the same command goes on") from None
-    finally:
-        shutil.rmtree(plan.search.ray_dir, ignore_errors=True)
 
 
-def _tune(plan: SearchPlan, jobs: Jobs, place: Concurrency, scheduler: Any, proposals: Proposals, board: Any) -> None:
-    """One experiment of Tune's."""
+def _tune(
+    plan: SearchPlan,
+    jobs: Jobs,
+    place: Concurrency,
+    scheduler: Any,
+    proposals: Proposals,
+    state: Path,
+    board: Any,
+) -> None:
+    """One experiment of Tune's, which keeps its state there."""
     tune.run(  # its newer face, Tuner, would pickle everything first
         tune.with_parameters(Trial, machine=plan.machine, board=board, umask=umask()),
-        name=uuid.uuid4().hex,
-        storage_path=str(plan.search.ray_dir),
+        name=state.name,
+        storage_path=str(state.parent),
         resources_per_trial=_resources(place),
         search_alg=proposals,
         scheduler=scheduler,

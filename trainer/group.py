@@ -6,8 +6,10 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from trainer.board import with_board
@@ -15,7 +17,7 @@ from trainer.checkpoint import newest_step
 from trainer.loop import Outcome
 from trainer.plan import Plan
 from trainer.remote import on_worker
-from trainer.rundir import Json
+from trainer.rundir import Json, Workplace
 
 MAX_FAILURES = 3
 
@@ -31,21 +33,20 @@ def train_on_group(plans: Sequence[Plan], show: Callable[[Json], object], asked:
     import ray
 
     try:
-        return with_board(partial(_outcomes, plans), show, asked)
+        with ray_state(plans[0].run) as state:
+            return with_board(partial(_outcomes, plans, state), show, asked)
     except ray.exceptions.RayError as error:
         return [_ray_ended(error) for _ in plans]
-    finally:
-        shutil.rmtree(plans[0].run.ray_dir, ignore_errors=True)
 
 
-def _outcomes(plans: Sequence[Plan], board: Any) -> list[Outcome]:
+def _outcomes(plans: Sequence[Plan], state: Path, board: Any) -> list[Outcome]:
     """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many."""
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     while True:
         before = _steps(plans)
         try:
-            return _fit(plans, board)
+            return _fit(plans, state, board)
         except WorkerGroupError as error:
             if _steps(plans) == before:
                 message = f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}"
@@ -62,7 +63,7 @@ def _ray_ended(error: Exception) -> Outcome:
     return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
 
 
-def _fit(plans: Sequence[Plan], board: Any) -> list[Outcome]:
+def _fit(plans: Sequence[Plan], state: Path, board: Any) -> list[Outcome]:
     """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -84,7 +85,7 @@ def _fit(plans: Sequence[Plan], board: Any) -> list[Outcome]:
         # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
         run_config=RunConfig(
             name=uuid.uuid4().hex,
-            storage_path=str(plans[0].run.ray_dir),
+            storage_path=str(state),
             failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -92,6 +93,19 @@ def _fit(plans: Sequence[Plan], board: Any) -> list[Outcome]:
     outcomes = trainer.fit().return_value
     assert isinstance(outcomes, list), "every worker answers with an outcome for each run"
     return outcomes
+
+
+@contextmanager
+def ray_state(place: Workplace) -> Iterator[Path]:
+    """Where Ray keeps its own state while the context lasts: whoever takes the place over has another folder there."""
+    shutil.rmtree(place.ray_dir, ignore_errors=True)  # of starts that were killed
+    state = place.ray_dir / uuid.uuid4().hex
+    try:
+        yield state
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+        with suppress(OSError):
+            place.ray_dir.rmdir()
 
 
 def umask() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,7 +48,9 @@ class Record:
 class Ledger:
     """The records of some trials, by name. Several threads may use it."""
 
-    def __init__(self, metric: str, mode: str):
+    def __init__(self, metric: str, mode: str, check: Callable[[], None]):
+        """`check` is called before each write, and raises where this program no longer has the search."""
+        self._check = check
         self._metric, self._best = metric, {"max": max, "min": min}[mode]
         self._records: dict[str, Record] = {}
         self._runs: dict[str, RunDir] = {}
@@ -177,6 +179,7 @@ class Ledger:
             record.worker_seconds += spent * record.workers / len(self._beside[name])
 
     def _write(self, name: str) -> None:
+        self._check()
         write_json(self._runs[name].trial_file, _rounded(asdict(self._records[name])))
 
 

@@ -42,7 +42,8 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
 
     Raises:
         UsageError: where the configuration does not fit the data, the cluster, or the search of this name.
-        RunError: where another process is at it, its files are damaged, or no trial came to its last epoch.
+        RunError: where another process is at it, or takes it over, its files are damaged, or no trial came to its last
+            epoch.
     """
     with join() as cluster:
         plan, data, base = make_search_plan(config, machine_of(cluster))
@@ -50,8 +51,8 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
         if fresh and plan.search.path.exists():
             _move_aside(plan, console)
         plan.search.trials_dir.mkdir(parents=True, exist_ok=True)
-        with RunLock(plan.search):
-            search = Search(plan, data, base, console, draw)
+        with RunLock(plan.search) as lock:
+            search = Search(plan, data, base, console, draw, lock)
             if retry_failed:
                 search.trials.retry_failed()
                 search.finals.retry_failed()
@@ -73,15 +74,15 @@ def _move_aside(plan: SearchPlan, console: Console) -> None:
 class Search:
     """A search that this program holds: its plan, and what is known of its trials and final runs."""
 
-    def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw):
-        self.plan, self.data, self.console, self._draw = plan, data, console, draw
+    def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw, lock: RunLock):
+        self.plan, self.data, self.console, self._draw, self._lock = plan, data, console, draw, lock
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
         check_same(plan.search, self._state["identity"], plan.identity, IDENTITY_DEFAULTS)
         self._write(**plan.settings(), job=job_id())
         store_base(plan.search.trial(1), base.sha256, base.data)
-        self.trials = Ledger(plan.metric, plan.mode)
+        self.trials = Ledger(plan.metric, plan.mode, lock.check)
         self.trials.take_in(plan.search.trials())
-        self.finals = Ledger(plan.metric, plan.mode)
+        self.finals = Ledger(plan.metric, plan.mode, lock.check)
         self.finals.take_in(plan.search.finals())
 
     def run(self, stop: StopSignals) -> int:
@@ -133,6 +134,7 @@ class Search:
         total = len(jobs.ledger.records()) + jobs.total - jobs.begun
 
         def asked() -> bool:
+            self._lock.check()
             display.update(jobs.ledger.records(), total)
             if stop.asked():
                 display.stopping()
@@ -199,6 +201,7 @@ class Search:
             raise RunError("\n".join([*broken, "the same command with --retry-failed tries again"]))
 
     def _write(self, **changes: Any) -> None:
+        self._lock.check()
         self._state = {**self._state, **changes}
         write_json(self.plan.search.search_file, self._state)
 

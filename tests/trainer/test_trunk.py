@@ -233,7 +233,7 @@ def test_sharing_that_cannot_be_is_refused(make_config: MakeConfig, options: dic
 
 
 def test_trials_that_train_together_share_the_workers_time(tmp_path: Path) -> None:
-    ledger = Ledger("val/loss", "min")
+    ledger = Ledger("val/loss", "min", check=lambda: None)
     names = ["0001", "0002", "0003"]
     for number, name in enumerate(names, 1):
         ledger.add(RunDir(tmp_path / name), Record(name, name, number, 0, {}, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 from trainer.__main__ import main
 from trainer.config import load_config
 from trainer.data import RunData
-from trainer.experiment import Proposals, early_stopping
+from trainer.errors import RunError
+from trainer.experiment import Proposals, Watch, early_stopping, no_stopping
 from trainer.jobs import TrialJobs
 from trainer.ledger import Ledger
+from trainer.lock import RunLock
 from trainer.loop import scores
 from trainer.predict import write_predictions
-from trainer.rundir import RunDir, write_json, write_json_lines
+from trainer.rundir import RunDir, read_json, write_json, write_json_lines
 from trainer.scale import this_machine
 from trainer.search_plan import SearchPlan, make_search_plan
 
@@ -37,7 +40,7 @@ class Left:
         self.search = self.plan.search
         self.search.trials_dir.mkdir(parents=True)
         write_json(self.search.search_file, self.plan.description(self.data))
-        self.ledger = Ledger(self.plan.metric, self.plan.mode)
+        self.ledger = Ledger(self.plan.metric, self.plan.mode, check=lambda: None)
         self._searcher = self.plan.make_searcher(0)
 
     def trial(self, number: int, status: str, *right: float, **known: Any) -> RunDir:
@@ -60,7 +63,7 @@ class Left:
 
     def jobs(self) -> TrialJobs:
         """What the next start trains."""
-        ledger = Ledger(self.plan.metric, self.plan.mode)
+        ledger = Ledger(self.plan.metric, self.plan.mode, check=lambda: None)
         ledger.take_in(self.search.trials())
         return TrialJobs(self.plan, ledger, lambda _: None)
 
@@ -88,6 +91,8 @@ class OfTune:
     """What schedulers ask of Tune's own trials."""
 
     trial_id: str
+    config: Any = None
+    error_file: str | None = None
 
 
 def hparams(run: RunDir) -> list[Path]:
@@ -174,3 +179,31 @@ def test_a_restarted_optuna_search_proposes_other_trials_than_those_that_have_be
     assert len(set(rates)) == 5
     states = [trial.state.name for trial in jobs._searcher._study.trials]
     assert states == ["FAIL", "RUNNING", "RUNNING", "RUNNING", "RUNNING"]
+
+
+def test_a_driver_that_lost_its_search_writes_nothing_and_retries_no_trial(leave: Callable[..., Left]) -> None:
+    """As where its node was cut off and another start has taken over: what its trials then tell is not kept."""
+    left = leave(**{"search.trials": 2, "search.scheduler": "none"})
+    run = left.trial(1, "running", 0.5)
+    with RunLock(left.search) as lock:
+        ledger = Ledger(left.plan.metric, left.plan.mode, lock.check)
+        ledger.take_in(left.search.trials())
+        jobs = TrialJobs(left.plan, ledger, lambda _: None)
+        proposals, watch = Proposals(jobs, no_stopping(), left.plan.metric), Watch(jobs, workers=1)
+        trial = OfTune("one", proposals.suggest("one"))
+        watch.on_trial_start(trial=trial)
+        write_json(left.search.lock_file, {**read_json(left.search.lock_file), "host": "elsewhere", "pid": 17})
+        before = run.trial_file.read_bytes()
+        result = {"trial": "0001", "epoch": 2, left.plan.metric: 0.9, "hostname": "here"}
+        for told in (
+            partial(proposals.on_trial_result, "one", result),
+            partial(proposals.on_trial_complete, "one", {**result, "status": "done", "message": ""}),
+            partial(proposals.suggest, "two"),
+            partial(watch.on_trial_recover, trial=trial),
+            partial(watch.on_trial_start, trial=trial),
+        ):
+            with pytest.raises(RunError, match="taken over by process 17 on elsewhere"):
+                told()
+        assert run.trial_file.read_bytes() == before
+        assert not left.search.trial(2).trial_file.exists()
+    assert left.search.lock_file.exists(), "it is the other's"

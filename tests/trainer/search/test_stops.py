@@ -20,7 +20,7 @@ from tests.trainer.search.searches import (
     weights,
 )
 from trainer.checkpoint import listed
-from trainer.rundir import Json, read_json
+from trainer.rundir import Json, read_json, write_json
 
 
 @pytest.mark.usefixtures("nothing_is_left")
@@ -139,3 +139,22 @@ def test_a_trial_that_is_killed_goes_on_and_one_that_always_breaks_fails(
     assert code == 0, output
     assert [record["status"] for record in trials_of(config)] == ["done", "done"]
     assert trials_of(config)[0] == one
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_is_left")
+def test_a_driver_whose_search_was_taken_over_ends_and_takes_nothing_back(make: Callable[..., Path]) -> None:
+    """The other one, which took the lock and claimed the trial's next attempt, is played by hand."""
+    config = make(**{"search.trials": 1, "loop.epochs": 50})
+    search, run = search_of(config), search_of(config).trial(1)
+    command = Command(config)
+    wait_until(lambda: run.trial_file.exists() and read_json(run.trial_file)["epoch"] >= 1, command)
+    write_json(search.lock_file, {**read_json(search.lock_file), "host": "elsewhere", "pid": 17})
+    before = [file.read_bytes() for file in (run.trial_file, search.search_file)]
+    assert run.claim_attempt(2, {"resumed_step": listed(run)[0].step})
+    code, output = command.end(60)
+    assert code == 1, output
+    assert "taken over by process 17 on elsewhere" in output
+    assert [file.read_bytes() for file in (run.trial_file, search.search_file)] == before
+    assert run.newest_attempt() == 2
+    assert search.lock_file.exists()
