@@ -65,7 +65,7 @@ def run_trials(
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to trials is said in our words
-    proposals = Proposals(jobs, scheduler, plan.metric)
+    proposals = Proposals(jobs, scheduler, plan.metric, plan.config.search.retries)
 
     def stopped() -> bool:
         proposals.stopped = proposals.stopped or asked()
@@ -104,12 +104,12 @@ def _tune(
         scheduler=scheduler,
         num_samples=jobs.total,
         max_concurrent_trials=place.trials,
-        max_failures=plan.config.search.retries,
+        max_failures=-1,  # we count them, since a trial's last progress
         raise_on_failed_trial=False,
         reuse_actors=True,
         trial_name_creator=_name,
         trial_dirname_creator=_name,
-        callbacks=[Watch(jobs, place.scale.workers)],
+        callbacks=[Watch(jobs, place.scale.workers, plan.config.search.retries)],
         verbose=0,
     )
 
@@ -131,9 +131,9 @@ def _name(trial: Any) -> str:
 class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
     """What Tune asks for a next trial."""
 
-    def __init__(self, jobs: Jobs, scheduler: Any, metric: str):
+    def __init__(self, jobs: Jobs, scheduler: Any, metric: str, retries: int):
         super().__init__()
-        self._jobs, self._scheduler, self._metric = jobs, scheduler, metric
+        self._jobs, self._scheduler, self._metric, self._retries = jobs, scheduler, metric, retries
         self.stopped = False
         for record in jobs.ledger.records():
             if record.has_ended:
@@ -156,7 +156,7 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
     ) -> None:
         """A trial has ended, or been ended; of several, the last."""
         if error:
-            return  # Watch has what there is to say
+            return  # not even begun; what breaks later is started again
         assert result is not None, "a trial that trains has come to the end of an epoch, or has broken"
         stopped = {"status": "stopped", "message": f"by the scheduler, after epoch {result['epoch']}"}
         self._take({**stopped, **result})
@@ -180,7 +180,10 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         if result["epoch"]:
             ledger.epoch(name, result)
         if "status" in result:
-            ledger.end(name, result["status"], result["message"])
+            if result["status"] == "broken":
+                ledger.broke(name, result["message"], self._retries)
+            else:
+                ledger.end(name, result["status"], result["message"])
             self._jobs.ended(name)
 
     def _replay(self, trial_id: str, name: str) -> None:
@@ -194,23 +197,19 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
 class Watch(tune.Callback):  # type: ignore[misc]  # Ray is not typed
     """Keeps the ledger of what only Tune knows."""
 
-    def __init__(self, jobs: Jobs, workers: int):
-        self._jobs, self._workers = jobs, workers
+    def __init__(self, jobs: Jobs, workers: int, retries: int):
+        self._jobs, self._workers, self._retries = jobs, workers, retries
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
         """A trial's process has it now."""
         self._jobs.ledger.begin(self._left(trial), self._workers)
 
     def on_trial_recover(self, *, trial: Any, **_: Any) -> None:
-        """A trial broke, and is started again."""
+        """What trained together broke, and is started again, without those that broke too often."""
         for name in self._left(trial):
-            self._jobs.ledger.broke(name, _why(trial))
-
-    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
-        """A trial broke for the last time."""
-        for name in self._left(trial):
-            self._jobs.ledger.end(name, "failed", _why(trial))
-            self._jobs.ended(name)
+            if self._jobs.ledger.record(name).status == "running":  # else it has said itself that it broke
+                self._jobs.ledger.broke(name, _why(trial), self._retries)
+                self._jobs.ended(name)
 
     def _left(self, trial: Any) -> list[str]:
         """Those of the trials that train together which have not ended."""

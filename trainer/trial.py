@@ -107,11 +107,17 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         )
 
     def _results(self, reached: Json | list[Outcome]) -> list[Json | RunError]:
-        """What to tell Tune, one by one; that one failed comes last, since Tune starts what is left again."""
+        """What to tell Tune, one by one; an error comes last, with which Tune starts again what broke."""
         if isinstance(reached, list):
             ends = [(run, one) for run, one in zip(self._training, reached, strict=True) if run.name in self._untold]
             told = [self._end(run, one) for run, one in ends if one.status != "failed"]
-            return [*told, *(RunError(one.message) for _, one in ends if one.status == "failed")]
+            # Without a score, so that no scheduler judges it.
+            broken = [
+                {"trial": run.name, "epoch": 0, "status": "broken", "message": one.message}
+                for run, one in ends
+                if one.status == "failed"
+            ]
+            return [*told, *broken, *([RunError("broke")] if broken else [])]
         if reached["phase"] == "diverged":
             (run,) = [run for run in self._training if run.name == reached["run"]]
             return [self._end(run, Outcome("diverged", reached["message"]))]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.search import read_search
 from trainer.__main__ import main
 from trainer.config import load_config
 from trainer.data import RunData
@@ -69,7 +70,7 @@ class Left:
 
     def proposals(self) -> Proposals:
         """What the next start gives Tune."""
-        return Proposals(self.jobs(), early_stopping(self.plan), self.plan.metric)
+        return Proposals(self.jobs(), early_stopping(self.plan), self.plan.metric, retries=1)
 
     def tune(self, *flags: str) -> int:
         """The same command again."""
@@ -189,7 +190,7 @@ def test_a_driver_that_lost_its_search_writes_nothing_and_retries_no_trial(leave
         ledger = Ledger(left.plan.metric, left.plan.mode, lock.check)
         ledger.take_in(left.search.trials())
         jobs = TrialJobs(left.plan, ledger, lambda _: None)
-        proposals, watch = Proposals(jobs, no_stopping(), left.plan.metric), Watch(jobs, workers=1)
+        proposals, watch = Proposals(jobs, no_stopping(), left.plan.metric, 1), Watch(jobs, 1, 1)
         trial = OfTune("one", proposals.suggest("one"))
         watch.on_trial_start(trial=trial)
         write_json(left.search.lock_file, {**read_json(left.search.lock_file), "host": "elsewhere", "pid": 17})
@@ -207,3 +208,52 @@ def test_a_driver_that_lost_its_search_writes_nothing_and_retries_no_trial(leave
         assert run.trial_file.read_bytes() == before
         assert not left.search.trial(2).trial_file.exists()
     assert left.search.lock_file.exists(), "it is the other's"
+
+
+def test_epochs_that_were_saved_and_not_told_count(leave: Callable[..., Left]) -> None:
+    """Of trials that go on, that end without another epoch, and that are stopped early for one of them."""
+    left = leave(**{"search.trials": 3, "loop.epochs": 4})
+    known = {"epoch": 1, "value": 0.1}
+    left.trial(1, "running", 0.2, 0.9, 0.5, **known)
+    left.trial(2, "running", 0.2, 0.9, 0.5, **known)
+    left.trial(3, "running", 0.2, 0.9, 0.5, **{**known, "epoch": 2})
+    best = max(left.ledger.values("0001"))
+    left.ledger.end("0002", "done")
+    left.ledger.end("0003", "stopped")
+    left.ledger.take_in(left.search.trials())
+    reached = [(record.epoch, record.value) for record in left.ledger.records()]
+    assert reached == [(3, best), (3, best), (2, best)]
+    assert [len(left.ledger.values(f"{number:04d}")) for number in (1, 2, 3)] == [3, 3, 2]
+    table = read_search(left.search.path).trials
+    assert [(trial.epoch, len(trial.history)) for trial in table] == [(3, 3), (3, 3), (2, 2)]
+
+
+def test_what_ran_at_a_kill_waits_at_the_next_start_and_says_so(leave: Callable[..., Left]) -> None:
+    left = leave(**{"search.trials": 2})
+    runs = [left.trial(1, "running", 0.5), left.trial(2, "done", 0.5)]
+    left.jobs()
+    assert [read_json(run.trial_file)["status"] for run in runs] == ["waiting", "done"]
+
+
+def test_failures_count_since_the_last_epoch(leave: Callable[..., Left]) -> None:
+    """One retry: a trial may break once after each epoch, and twice in the same one ends it."""
+    left = leave(**{"search.trials": 2, "search.share_trunk": "auto", "loop.epochs": 9})
+    jobs = left.jobs()
+    proposals = Proposals(jobs, no_stopping(), left.plan.metric, retries=1)
+    watch, trial = Watch(jobs, workers=1, retries=1), OfTune("one", proposals.suggest("one"))
+    one, two = (jobs.ledger.record(name) for name in trial.config["trials"])
+    here = {"trial": "0001", "hostname": "here", left.plan.metric: 0.5}
+    for epoch in (1, 2, 3):
+        watch.on_trial_start(trial=trial)
+        proposals.on_trial_result("one", {**here, "epoch": epoch})
+        proposals.on_trial_result("one", {**here, "trial": "0002", "epoch": min(epoch, 2)})
+        watch.on_trial_recover(trial=trial)
+        assert one.status == "waiting"
+        assert two.status == ("waiting" if epoch < 3 else "failed")
+    assert (one.failures, two.failures) == (3, 2)
+    broken = {**here, "epoch": 0, "status": "broken", "message": "of its own"}
+    watch.on_trial_start(trial=trial)
+    assert two.status == "failed", "what has failed is not begun again"
+    proposals.on_trial_result("one", broken)
+    watch.on_trial_recover(trial=trial)
+    assert (one.status, one.message, one.failures) == ("failed", "of its own", 3)
