@@ -22,31 +22,43 @@ from trainer.rundir import Json, Workplace
 MAX_FAILURES = 3
 
 
-def train_on_group(plans: Sequence[Plan], show: Callable[[Json], object], asked: Callable[[], bool]) -> list[Outcome]:
+def train_on_group(
+    plans: Sequence[Plan], show: Callable[[Json], object], asked: Callable[[], bool], *, waits: bool = False
+) -> list[Outcome]:
     """Trains a run, or several together, on workers of the Ray that this process is connected to.
 
     Args:
         plans: the runs, as `work_together` has them.
         show: is given every message of the workers.
         asked: whether they shall stop; is called again and again.
+        waits: whether to wait for room until there is some, as trials do that others may keep it from for hours.
     """
     import ray
 
     try:
         with ray_state(plans[0].run) as state:
-            return with_board(partial(_outcomes, plans, state), show, asked)
+            return with_board(partial(_outcomes, plans, asked if waits else None, state), show, asked)
     except ray.exceptions.RayError as error:
         return [_ray_ended(error) for _ in plans]
 
 
-def _outcomes(plans: Sequence[Plan], state: Path, board: Any) -> list[Outcome]:
-    """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many."""
-    from ray.train.v2.api.exceptions import WorkerGroupError
+def _outcomes(plans: Sequence[Plan], given_up: Callable[[], bool] | None, state: Path, board: Any) -> list[Outcome]:
+    """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many.
+
+    Without room it is tried again until that is given up; where nobody can say so, a few times.
+    """
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     while True:
         before = _steps(plans)
         try:
-            return _fit(plans, state, board)
+            return _fit(plans, MAX_FAILURES if given_up is None else 0, state, board)
+        except ControllerError as error:
+            if given_up is None or not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                return [_ray_ended(error) for _ in plans]
+            if given_up():
+                return [Outcome("stopped", "while it waited for room") for _ in plans]
         except WorkerGroupError as error:
             if _steps(plans) == before:
                 message = f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}"
@@ -63,14 +75,18 @@ def _ray_ended(error: Exception) -> Outcome:
     return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
 
 
-def _fit(plans: Sequence[Plan], state: Path, board: Any) -> list[Outcome]:
-    """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes."""
+def _fit(plans: Sequence[Plan], waits: int, state: Path, board: Any) -> list[Outcome]:
+    """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes.
+
+    It waits for room once, and `waits` times more.
+    """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     scale, timeout_s = plans[0].scale, plans[0].config.scale.timeout_s
-    if scale.least < scale.workers:
-        # A group waits this long for the node that it has lost before it goes on with fewer; Ray would wait a minute.
+    if scale.least < scale.workers or waits == 0:
+        # A group waits this long for the node that it has lost before it goes on with fewer, or for room before it asks
+        # whether to stop; Ray would wait a minute.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         on_worker,
@@ -86,7 +102,7 @@ def _fit(plans: Sequence[Plan], state: Path, board: Any) -> list[Outcome]:
         run_config=RunConfig(
             name=uuid.uuid4().hex,
             storage_path=str(state),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=waits),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -138,5 +138,5 @@ def _training(plans: Sequence[Plan]) -> Train:
     if not plans:
         return lambda *_: []
     if plans[0].scale.workers > 1:
-        return lambda report, asked: train_on_group(plans, report, asked)
+        return lambda report, asked: train_on_group(plans, report, asked, waits=True)
     return lambda report, _: work_alone(plans, report)
