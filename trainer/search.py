@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -62,8 +63,9 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
 def _move_aside(plan: SearchPlan, console: Console) -> None:
     """Keeps the old search of this name under another; a requeued batch job goes on with what it has begun."""
     search = plan.search
-    if search.exists() and is_requeued_from(search.read().get("job")):
-        return
+    with suppress(RunError):  # damaged: a reason to start over
+        if search.exists() and is_requeued_from(search.read().get("job")):
+            return
     aside = search.path.with_name(f"{search.name}.{time.strftime('%Y%m%dT%H%M%S')}")
     with RunLock(search):
         pass  # refuses where it is going on
@@ -141,7 +143,7 @@ class Search:
             return stop.asked()
 
         display.waiting(f"starting {place}")
-        display.update(jobs.ledger.records(), total, force=True)
+        display.begin(jobs.ledger.records(), total)
         run_trials(jobs, place, scheduler, self.plan, display.show, asked)
         display.update(jobs.ledger.records(), total, force=True)
 

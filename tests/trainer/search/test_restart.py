@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from analysis.search import read_search
 from trainer.__main__ import main
@@ -25,6 +26,7 @@ from trainer.loop import scores
 from trainer.predict import write_predictions
 from trainer.rundir import RunDir, read_json, write_json, write_json_lines
 from trainer.scale import this_machine
+from trainer.search import _move_aside
 from trainer.search_plan import SearchPlan, make_search_plan
 
 Make = Callable[..., Path]
@@ -257,3 +259,17 @@ def test_failures_count_since_the_last_epoch(leave: Callable[..., Left]) -> None
     proposals.on_trial_result("one", broken)
     watch.on_trial_recover(trial=trial)
     assert (one.status, one.message, one.failures) == ("failed", "of its own", 3)
+
+
+def test_fresh_starts_over_where_the_search_is_damaged(
+    leave: Callable[..., Left], capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = leave(**{"search.trials": 1})
+    left.search.search_file.write_text("{")
+    assert left.tune() == 1
+    assert "start over with --fresh" in capsys.readouterr().err
+    plan, _, _ = make_search_plan(load_config(left.config), this_machine())
+    _move_aside(plan, Console())
+    assert not left.search.path.exists()
+    (aside,) = left.search.path.parent.glob("search.*")
+    assert (aside / "search.json").read_text() == "{"
