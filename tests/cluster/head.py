@@ -148,7 +148,8 @@ def _start(directory: Path, cpus: int) -> str:
     while True:
         try:
             urllib.request.urlopen(request, timeout=5).close()
-            return address
+            if (directory / "ray" / "ray_current_cluster").exists():
+                return address
         except OSError:
             if ray.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((directory / "ray.log").read_text()) from None
