@@ -73,7 +73,7 @@ class Trained:
 
 
 def kill_at_random_moments(config: Path, times: int) -> dict[str, Json]:
-    """SIGKILL of the driver, again and again; the records of the trials that had ended by then, which no start touches."""
+    """SIGKILL of the driver, again and again; the records of the trials that had ended, which no start touches."""
     seed = random.randrange(10**6)
     print(f"moments are drawn from {seed}")
     moments = random.Random(seed)
