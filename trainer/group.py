@@ -75,16 +75,16 @@ def _ray_ended(error: Exception) -> Outcome:
     return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
 
 
-def _fit(plans: Sequence[Plan], waits: int, state: Path, board: Any) -> list[Outcome]:
+def _fit(plans: Sequence[Plan], vain_waits: int, state: Path, board: Any) -> list[Outcome]:
     """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes.
 
-    It waits for room once, and `waits` times more.
+    Where there is no room, it waits in vain `vain_waits` times before that is an error.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     scale, timeout_s = plans[0].scale, plans[0].config.scale.timeout_s
-    if scale.least < scale.workers or waits == 0:
+    if scale.least < scale.workers or vain_waits == 0:
         # A group waits this long for the node that it has lost before it goes on with fewer, or for room before it asks
         # whether to stop; Ray would wait a minute.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
@@ -102,7 +102,7 @@ def _fit(plans: Sequence[Plan], waits: int, state: Path, board: Any) -> list[Out
         run_config=RunConfig(
             name=uuid.uuid4().hex,
             storage_path=str(state),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=waits),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=vain_waits),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
