@@ -145,15 +145,19 @@ def _start(directory: Path, cpus: int) -> str:
         f"{address}/api/version", headers={"Authorization": f"Bearer {Path(token).read_text()}"}
     )
     deadline = time.monotonic() + START_S
-    while True:
-        try:
-            urllib.request.urlopen(request, timeout=5).close()
-            if (directory / "ray" / "ray_current_cluster").exists():
-                return address
-        except OSError:
-            if ray.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((directory / "ray.log").read_text()) from None
+    while not (_answers(request) and (directory / "ray" / "ray_current_cluster").exists()):
+        if ray.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError((directory / "ray.log").read_text())
         time.sleep(0.2)
+    return address
+
+
+def _answers(request: urllib.request.Request) -> bool:
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ CANNOT = 77
 LIMIT_S = 300.0
 
 
+Lose = Callable[[str, str], None]
+"""Takes a node, or its link, away."""
+
+
 class CannotError(Exception):
     """This machine cannot have such a cluster, and why."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import CannotError, Slurm, bring_up, take_down
+from cluster.private import private_directory
+from tests.slurm.cluster import CannotError, Lose, Slurm, bring_up, take_down
 
 
 @contextmanager
@@ -30,6 +32,24 @@ def slurm() -> Iterator[Slurm]:
     """Three nodes of four CPUs."""
     with running("3") as slurm:
         yield slurm
+
+
+@pytest.fixture
+def lose(slurm: Slurm) -> Iterator[Lose]:
+    """Takes a node (kill, hang) or its link (down) away, until the test's end."""
+    lost = []
+
+    def act(node: str, how: str) -> None:
+        lost.append((node, how))
+        slurm.node(*(("link", node, "down") if how == "down" else (how, node)))
+
+    yield act
+    for node, how in lost:
+        slurm.node(*(("link", node, "up") if how == "down" else ("boot", node)))
+    for left in Path("/tmp").glob("tg-*-*"):  # a node that lost its power keeps its disk; its next start clears up
+        os.utime(left, (0, 0))
+    with private_directory():
+        pass
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.private import private_directory
-from tests.slurm.cluster import Job, Slurm
+from tests.slurm.cluster import Job, Lose, Slurm
 from tests.slurm.training import has_step, make_config, train
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir
@@ -18,7 +15,6 @@ from trainer.rundir import RunDir
 pytestmark = pytest.mark.slow
 
 ELASTIC = ("--no-kill", "-c", "1")  # a node has room for one worker, and no more
-Restore = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -27,25 +23,7 @@ def given(stores: tuple[Path, Path], tmp_path: Path) -> tuple[Path, RunDir]:
     return make_config(stores, tmp_path, "lost", loop__epochs=40)
 
 
-@pytest.fixture
-def lose(slurm: Slurm) -> Iterator[Restore]:
-    """Takes a node (kill, hang) or its link (down) away, until the test's end."""
-    lost = []
-
-    def act(node: str, how: str) -> None:
-        lost.append((node, how))
-        slurm.node(*(("link", node, "down") if how == "down" else (how, node)))
-
-    yield act
-    for node, how in lost:
-        slurm.node(*(("link", node, "up") if how == "down" else ("boot", node)))
-    for left in Path("/tmp").glob("tg-*-*"):  # a node that lost its power keeps its disk; its next start clears up
-        os.utime(left, (0, 0))
-    with private_directory():
-        pass
-
-
-def test_an_elastic_run_goes_on_without_a_node(slurm: Slurm, given: tuple[Path, RunDir], lose: Restore) -> None:
+def test_an_elastic_run_goes_on_without_a_node(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
     config, run = given
     flags = ("--scale.workers", "1:3", "--loop.epochs", "3")
     job = train(slurm, config, *flags, nodes=3, options=ELASTIC)
@@ -63,7 +41,7 @@ def wait_for_requeue_anywhere(slurm: Slurm, job: Job) -> None:
 
 
 def test_without_one_of_its_nodes_a_job_is_requeued_on_others(
-    slurm: Slurm, given: tuple[Path, RunDir], lose: Restore
+    slurm: Slurm, given: tuple[Path, RunDir], lose: Lose
 ) -> None:
     config, run = given
     job = train(slurm, config, nodes=2)
@@ -74,7 +52,7 @@ def test_without_one_of_its_nodes_a_job_is_requeued_on_others(
     assert run.attempts()[2]["resumed_step"] >= before
 
 
-def test_without_a_spare_node_a_job_waits_for_one(slurm: Slurm, given: tuple[Path, RunDir], lose: Restore) -> None:
+def test_without_a_spare_node_a_job_waits_for_one(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
     config, run = given
     job = train(slurm, config, nodes=3)
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
@@ -86,7 +64,7 @@ def test_without_a_spare_node_a_job_waits_for_one(slurm: Slurm, given: tuple[Pat
     assert run.attempts()[2]["resumed_step"] == before
 
 
-def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Path, RunDir], lose: Restore) -> None:
+def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
     """slurmd dies, its job's processes live on: Slurm requeues the job elsewhere, and the run has two trainers."""
     config, run = given
     job = train(slurm, config, "--scale.workers", "1", nodes=1, options=("-w", "n1"))
@@ -103,7 +81,7 @@ def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Pat
     assert all(c.attempt == 2 for c in listed(run) if c.step > resumed)
 
 
-def test_a_link_cut_for_ever_is_noticed(slurm: Slurm, given: tuple[Path, RunDir], lose: Restore) -> None:
+def test_a_link_cut_for_ever_is_noticed(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
     config, run = given
     job = train(slurm, config, "--scale.workers", "1:2", nodes=2, options=(*ELASTIC, "-w", "n1,n2"))
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
@@ -113,7 +91,7 @@ def test_a_link_cut_for_ever_is_noticed(slurm: Slurm, given: tuple[Path, RunDir]
 
 
 def test_a_link_that_is_down_for_four_seconds_costs_nothing(
-    slurm: Slurm, given: tuple[Path, RunDir], lose: Restore
+    slurm: Slurm, given: tuple[Path, RunDir], lose: Lose
 ) -> None:
     config, run = given
     job = train(slurm, config, nodes=2, options=("-w", "n1,n2"))
@@ -127,7 +105,7 @@ def test_a_link_that_is_down_for_four_seconds_costs_nothing(
     assert job.fact("Restarts") == "0"
 
 
-def test_a_head_that_is_cut_off_writes_no_more(slurm: Slurm, given: tuple[Path, RunDir], lose: Restore) -> None:
+def test_a_head_that_is_cut_off_writes_no_more(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
     """The first node's link goes down for ever: the job is requeued on others, the first attempt is over."""
     config, run = given
     job = train(slurm, config, nodes=2, options=("-w", "n1,n2"))

@@ -30,9 +30,11 @@ def make_config(stores: tuple[Path, Path], folder: Path, name: str, **options: o
     return write_config(folder / f"{name}.yaml", stores, folder / "runs", given), RunDir(folder / "runs" / name)
 
 
-def train(slurm: Slurm, config: Path, *flags: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:
-    """Submits `slurm/train.sh` over nodes of two CPUs each."""
-    given = ("-N", str(nodes), "--gpus-per-node=0", "-c", "2", *options, "slurm/train.sh", str(config), *flags)
+def train(
+    slurm: Slurm, config: Path, *flags: str, nodes: int = 2, options: tuple[str, ...] = (), script: str = "train.sh"
+) -> Job:
+    """Submits `slurm/train.sh`, or another script, over nodes of two CPUs each."""
+    given = ("-N", str(nodes), "--gpus-per-node=0", "-c", "2", *options, f"slurm/{script}", str(config), *flags)
     return slurm.submit(*given, output=config.with_suffix(".out"))
 
 

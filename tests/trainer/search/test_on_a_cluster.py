@@ -21,6 +21,8 @@ from trainer.rundir import read_json
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 CPUS = 4
+TRIAL = "with_parameters.<locals>._Inner"
+OURS = (TRIAL, "Board", "TrainController", "RayTrainWorker")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,9 @@ def on(head: Head, config: Path, **variables: str) -> Command:
     return Command(config, RAY_ADDRESS=head.ray_address, **head.environment, **variables)
 
 
-def alive(head: Head, kind: str) -> list[Any]:
-    return [one for one in head.state("actors") if one["state"] == "ALIVE" and kind in one["class_name"]]
+def alive(head: Head, *kinds: str) -> list[Any]:
+    """The actors of some kinds that live. Others are Ray's own, and stay as long as the cluster."""
+    return [one for one in head.state("actors") if one["state"] == "ALIVE" and one["class_name"] in kinds]
 
 
 def cpus_in_use(head: Head) -> float:
@@ -44,8 +47,8 @@ def cpus_in_use(head: Head) -> float:
 
 def wait_until_free(head: Head) -> None:
     deadline = time.monotonic() + 60
-    while cpus_in_use(head) or alive(head, ""):
-        assert time.monotonic() < deadline, head.state("actors")
+    while cpus_in_use(head) or alive(head, *OURS):
+        assert time.monotonic() < deadline, (cpus_in_use(head), alive(head, *OURS))
         time.sleep(0.5)
 
 
@@ -66,7 +69,7 @@ def test_what_a_stopped_trial_held_is_free_for_the_next(head: Head, make: Callab
     most_trials, most_cpus = 0, 0.0
     command = on(head, config)
     while command.process.poll() is None:
-        most_trials = max(most_trials, len(alive(head, "Trial")))
+        most_trials = max(most_trials, len(alive(head, TRIAL)))
         most_cpus = max(most_cpus, cpus_in_use(head))
         time.sleep(0.5)
     code, output = command.end()
