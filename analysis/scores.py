@@ -13,6 +13,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainer.standard_error import count_groups, recall_influences, standard_error
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
@@ -100,9 +102,7 @@ class Interval:
 def balanced_accuracy_interval(labels: Indices, predicted: Indices, groups: Indices | None = None) -> Interval:
     """Balanced accuracy, and how far from it that of other tiles, or of other slides or patients, may lie.
 
-    The standard error is that of Taylor linearisation, as for a survey (Binder, International Statistical Review 51,
-    1983): with `groups` the tiles of a group count as one observation, so no tile of a slide is taken for news that it
-    is not. The interval is Wilson's with the sample size that this error is worth and Student's quantile for the number
+    The interval is Wilson's with the sample size that the standard error is worth and Student's quantile for the number
     of groups (Korn and Graubard, Survey Methodology 24, 1998): it lies within [0, 1]. Where no tile is wrong, nothing
     tells how alike those of a slide are: they count as independent. It covers the sampling of tiles, not of trainings.
 
@@ -112,25 +112,16 @@ def balanced_accuracy_interval(labels: Indices, predicted: Indices, groups: Indi
         groups: (N,) indices of slides or patients; None: every tile stands for itself.
     """
     tiles = np.bincount(labels)
-    present = tiles > 0
-    recalls = _ratio(np.bincount(labels, weights=labels == predicted, minlength=len(tiles)), tiles)
-    value = _mean(recalls)
-    units = len(labels) if groups is None else int(np.count_nonzero(np.bincount(groups)))
+    right = labels == predicted
+    value = _mean(_ratio(np.bincount(labels, weights=right, minlength=len(tiles)), tiles))
+    units = len(labels) if groups is None else count_groups(groups)
     if units < 2:
         return Interval(value, *[float("nan")] * 3)
-    influence = ((labels == predicted) - recalls[labels]) / (tiles[labels] * present.sum())
-    variance = _variance_of_sum(influence)
-    if groups is not None:  # by chance alike slides are no proof that tiles of one slide differ more than others
-        variance = max(variance, _variance_of_sum(np.bincount(groups, weights=influence).astype(np.float64), units))
-    as_tiles = present.sum() ** 2 / float((1 / tiles[present]).sum())
-    worth = value * (1 - value) / variance if variance > 0 else as_tiles
-    return Interval(value, *_wilson(value, worth, _student(units - 1)), math.sqrt(variance))
-
-
-def _variance_of_sum(parts: Floats, count: int | None = None) -> float:
-    """Variance of a sum of independent parts whose mean is 0; of `count` of them, if some are only 0."""
-    count = count or len(parts)
-    return float(count / (count - 1) * np.square(parts).sum())
+    error = standard_error(recall_influences(right, labels), groups)
+    present = tiles[tiles > 0]
+    as_tiles = len(present) ** 2 / float((1 / present).sum())
+    worth = value * (1 - value) / error**2 if error > 0 else as_tiles
+    return Interval(value, *_wilson(value, worth, _student(units - 1)), error)
 
 
 def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:

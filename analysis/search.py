@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +68,8 @@ class Final:
     name: str
     directory: RunDir
     seed: int
+    status: str
+    """One of `STATUSES`."""
     scores: Mapping[str, Interval]
     """Balanced accuracy on each set that it was evaluated on."""
     looks: Mapping[str, int]
@@ -102,6 +106,8 @@ class Search:
     choice: Choice | None
     finals: tuple[Final, ...]
     """Of the present choice."""
+    tested_before: int
+    """Final runs of earlier choices that test or external sets were looked at with."""
     problems: tuple[str, ...]
     """What could not be read."""
 
@@ -178,8 +184,10 @@ def read_search(path: Path) -> Search:
     trials = [_trial(run, facts, is_alive, problems) for run in directory.trials()]
     choice = _choice(facts, {trial.name for trial in trials})
     names = (facts["choice"] or {}).get("finals", [])
-    finals = [final for run in directory.finals() if run.name in names for final in _final(run, facts, problems)]
-    return Search(directory, facts, is_alive, tuple(trials), choice, tuple(finals), tuple(problems))
+    every = [final for run in directory.finals() for final in _final(run, facts, problems)]
+    finals = tuple(final for final in every if final.name in names)
+    before = sum(any(final.looks.values()) for final in every if final.name not in names)
+    return Search(directory, facts, is_alive, tuple(trials), choice, finals, before, tuple(problems))
 
 
 def _refuse_no_search(path: Path) -> None:
@@ -208,10 +216,21 @@ def _refuse_missing_keys(facts: Json, file: Path) -> None:
 
 
 def _is_alive(lock: Path) -> bool:
+    """Whether its heartbeat is young."""
     try:
-        return time.time() - lock.stat().st_mtime < BEATS_S
+        beat = lock.stat().st_mtime
     except OSError:
         return False
+    return _now(lock.parent) - beat < BEATS_S
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that files there are dated by, which may be a file server's; else by this host's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # it may be read, and not be written in
+        return time.time()
 
 
 def _choice(facts: Json, there: set[str]) -> Choice | None:
@@ -288,6 +307,7 @@ def _final(run: RunDir, facts: Json, problems: list[str]) -> Iterator[Final]:
         name=run.name,
         directory=run,
         seed=state["seed"],
+        status=state["status"],
         scores={split: score for split, score in scores.items() if score is not None},
         looks={split: sum(look["split"] == split for look in looks) for split in scores if split != "val"},
     )

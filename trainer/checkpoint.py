@@ -26,6 +26,7 @@ from trainer.ema import evaluated
 from trainer.errors import RunError
 from trainer.model import build
 from trainer.rundir import Json, RunDir, read_json, write_json, write_json_lines
+from trainer.weights import Base
 
 TENSORS = "trained.safetensors"
 STATE = "state.pt"
@@ -228,6 +229,16 @@ def store_base(run: RunDir, sha256: str, data: bytes) -> None:
 
 def read_base(run: RunDir, sha256: str) -> dict[str, Tensor]:
     """The weights that a run started from; a RunError where the file is gone or damaged."""
+    return load(_base_bytes(run, sha256))
+
+
+def stored_base(run: RunDir, sha256: str, source: str) -> Base:
+    """The same as they were read, of `source`, when the first run of a storage root started from them."""
+    data = _base_bytes(run, sha256)
+    return Base(load(data), data, sha256, source)
+
+
+def _base_bytes(run: RunDir, sha256: str) -> bytes:
     file = run.weights_file(sha256)
     try:
         data = file.read_bytes()
@@ -235,7 +246,7 @@ def read_base(run: RunDir, sha256: str) -> dict[str, Tensor]:
         raise RunError(f"{file}: the run's frozen weights cannot be read ({error.strerror})") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RunError(f"{file}: is damaged (another sha256 than its name); delete it and start the run again")
-    return load(data)
+    return data
 
 
 def load_best_model(run: RunDir) -> nn.Sequential:

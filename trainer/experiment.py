@@ -266,8 +266,7 @@ class Median(FiniteOnly, MedianStoppingRule):  # type: ignore[misc]  # Ray is no
 def early_stopping(plan: SearchPlan) -> Any:
     """What stops trials early, after their schedule's warm-up and the epochs of grace; epochs count from 1."""
     asked = plan.config.search
-    grace = min(plan.epochs, plan.warm_up + asked.grace_epochs)
-    judged = {"time_attr": "epoch", "metric": plan.metric, "mode": plan.mode, "grace_period": grace}
+    judged = {"time_attr": "epoch", "metric": plan.metric, "mode": plan.mode, "grace_period": plan.grace}
     if asked.scheduler == "asha":
         # A trial that comes to its last epoch has ended; Tune is not to end it before that.
         return Asha(max_t=plan.epochs + 1, reduction_factor=asked.reduction, **judged)

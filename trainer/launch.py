@@ -167,7 +167,7 @@ def _headline(plan: Plan, data: RunData) -> str:
         f"run {plan.run.name}: {parts} tiles, {len(plan.classes)} classes{optimistic}; depth "
         f"{plan.config.model.unfrozen_depth}, batch {plan.config.loop.batch_size}, {plan.precision}; {plan.scale}"
     )
-    return "\n".join([what, *data.warnings(), *ema_warnings(plan, int(counts["train"]))])
+    return "\n".join([what, *data.warnings(), *ema_warnings(plan.config, int(counts["train"]))])
 
 
 def _result(plan: Plan) -> str:

@@ -240,7 +240,11 @@ def fit(
             raise
         asked = False
         for training, logits in zip(here, found, strict=True):
-            _end_epoch(training, train, scores(logits, val.labels), ranks)
+            result = scores(logits, val.labels)
+            if not math.isfinite(result["val/loss"]):  # whatever logits are not finite
+                training.diverge("not finite: val/loss", ranks)
+                continue
+            _end_epoch(training, train, result, ranks)
             training.save(ranks)
             if training.ended is None and ranks.first:
                 asked |= training.hooks.report({"phase": "epoch", "record": training.position.history[-1]})

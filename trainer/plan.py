@@ -6,6 +6,7 @@ import math
 import platform
 import subprocess
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from trainer.identity import check_same, derived_name, digest
 from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predict import predicted_by
-from trainer.rundir import Json, RunDir, SearchDir, now, read_json, write_json
+from trainer.rundir import Json, RunDir, SearchDir, Workplace, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve
 from trainer.strict_yaml import read_yaml
 from trainer.tiles.order import batch_bounds
@@ -65,7 +66,7 @@ class Plan:
 
 
 def make_plan(
-    config: Config, machine: Machine, *, fresh: bool = False, place: RunDir | None = None
+    config: Config, machine: Machine, *, fresh: bool = False, place: RunDir | None = None, base: Base | None = None
 ) -> tuple[Plan, RunData, Base]:
     """Resolves what is `auto` for this machine, opens the data and the starting weights, and checks that it all fits.
 
@@ -77,6 +78,7 @@ def make_plan(
         machine: on what.
         fresh: whether it is to start over.
         place: where it is kept, where that is not `run.storage`/`run.name`: the trials of a search.
+        base: the weights that `model.weights` names, where they have been read already.
 
     Raises:
         UsageError: naming what does not fit and the remedy.
@@ -85,7 +87,7 @@ def make_plan(
     with problems.kept():
         _refuse_lost(config.run.storage)
     with problems.kept():
-        base = load_base(config.model.weights, config.run.seed)
+        base = base or load_base(config.model.weights, config.run.seed)
     with problems.kept():
         data = open_data(config)
     with problems.kept("data.class_names"):
@@ -102,8 +104,8 @@ def make_plan(
     resolved = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
     starts_over = fresh and not _is_of_this_job(run)
     begun = run.read_identity() if run.identity_file.exists() and not starts_over else {}
-    precision = _kept(begun, "precision", config.loop.precision) or _precision(config, scale, machine)
-    micro_batch = _kept(begun, "micro_batch", config.loop.micro_batch) or _micro_batch(config, scale)
+    precision = kept(begun, "precision", config, run) or _precision(config, scale, machine)
+    micro_batch = kept(begun, "micro_batch", config, run) or _micro_batch(config, scale)
     plan = Plan(
         resolved,
         run,
@@ -163,7 +165,9 @@ def halve_micro_batch(plan: Plan) -> str:
             f"out of memory with {plan.micro_batch} tiles at once, and fewer there cannot be; lower augment.input_size "
             "or model.unfrozen_depth, or give a worker more memory"
         )
-    write_json(plan.run.identity_file, {**plan.run.read_identity(), "micro_batch": micro_batch})
+    described = plan.run.read_identity()
+    first = {"first_micro_batch": described["micro_batch"]}  # which may be asked for by name
+    write_json(plan.run.identity_file, {**first, **described, "micro_batch": micro_batch})
     return f"out of memory with {plan.micro_batch} tiles at once: goes on with {micro_batch}, in the same batches"
 
 
@@ -187,23 +191,37 @@ def trainable(plan: Plan) -> tuple[int, int]:
 
     Adam keeps two more numbers for each, SGD one; an average of the weights has everything twice.
     """
-    _, learning = cut(build(len(plan.classes), 0), plan.config.model.unfrozen_depth)
-    parameters = sum(p.numel() for p in learning.parameters())
-    buffers = sum(b.numel() for b in learning.buffers())
+    parameters, buffers = _sizes(len(plan.classes), plan.config.model.unfrozen_depth)
     optim = plan.config.optim
     copies = 2 if optim.ema else 1
     return parameters, 4 * (copies * (parameters + buffers) + (1 if optim.name == "sgd" else 2) * parameters)
 
 
-def ema_warnings(plan: Plan, tiles: int) -> list[str]:
-    """Says where the average of the weights hardly leaves the starting ones, with `tiles` to train on."""
-    decay, loop = plan.config.optim.ema, plan.config.loop
-    steps = loop.epochs * len(batch_bounds(tiles, loop.batch_size))
+@cache
+def _sizes(classes: int, depth: int) -> tuple[int, int]:
+    """Numbers in the parameters, and in the buffers, of what learns."""
+    _, learning = cut(build(classes, 0), depth)
+    return sum(p.numel() for p in learning.parameters()), sum(b.numel() for b in learning.buffers())
+
+
+def ema_warnings(config: Config, tiles: int, judged_after: int | None = None) -> list[str]:
+    """Says where the average of the weights hardly leaves the starting ones.
+
+    Args:
+        config: of the run, or of a search's trials.
+        tiles: to train on.
+        judged_after: the epochs after which trials may be stopped; None: nothing is judged before the last.
+    """
+    decay, loop = config.optim.ema, config.loop
+    steps = (judged_after or loop.epochs) * len(batch_bounds(tiles, loop.batch_size))
     if (rest := decay**steps) < MOST_OF_START:
         return []
+    taken, remedy = "the run takes", "train longer"
+    if judged_after:
+        taken, remedy = "trials may be stopped after", "raise search.grace_epochs"
     return [
-        f"warning: optim.ema: {decay:g} averages over about {1 / (1 - decay):,.0f} steps, and the run takes {steps:,}: "
-        f"{rest:.0%} of what is evaluated would still be the starting weights; lower it, or train longer"
+        f"warning: optim.ema: {decay:g} averages over about {1 / (1 - decay):,.0f} steps, and {taken} {steps:,}: "
+        f"{rest:.0%} of what is evaluated would still be the starting weights; lower it, or {remedy}"
     ]
 
 
@@ -241,16 +259,17 @@ def _micro_batch(config: Config, scale: Scale) -> int:
     return max(2, min(share, GPU_MICRO_BATCH if scale.gpu else CPU_MICRO_BATCH))
 
 
-def _kept(begun: Json, option: str, asked: object) -> Any:
-    """What a run that has begun resolved an option to; None where it has not begun.
+def kept(begun: Json, option: str, config: Config, place: Workplace) -> Any:
+    """What a run or a search that has begun resolved an option of `loop` to; None where it has not begun.
 
     Raises:
         UsageError: where something else is asked for now.
     """
-    known = begun.get(option)
-    if known is not None and asked not in ("auto", known):
+    known, asked = begun.get(option), getattr(config.loop, option)
+    first = begun.get(f"first_{option}", known)
+    if known is not None and asked not in ("auto", first, known):
         raise UsageError(
-            f"loop.{option}: this run was begun with {known}, and {asked} would make it another; leave it at "
+            f"loop.{option}: this {place.KIND} was begun with {first}, and {asked} would make it another; leave it at "
             "auto, give this one another --run.name, or start over with --fresh"
         )
     return known

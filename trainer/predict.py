@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trainer.durable import write_atomic
 from trainer.errors import RunError
+from trainer.standard_error import Indices
 
 
 def write_predictions(
@@ -42,11 +43,12 @@ def predicted_by(file: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions, read: (n, classes) logits of the n tiles whose class is known, (n,) class indices and groups."""
+    """Predictions, read: (n, classes) logits of the n tiles whose class is known, and (n,) class indices."""
 
     logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    groups: pd.Series
+    labels: Indices
+    groups: Indices | None
+    """(n,) indices of slides or patients; None where that of a tile is unknown."""
 
 
 def read_predictions(file: Path) -> Predicted:
@@ -64,4 +66,5 @@ def read_predictions(file: Path) -> Predicted:
     frame = frame[frame["label"].isin(classes)]
     labels = np.asarray(pd.Categorical(frame["label"], categories=classes).codes, dtype=np.int64)
     logits = np.stack(frame["logits"].to_list()) if len(frame) else np.zeros((0, len(classes)))
-    return Predicted(logits.astype(np.float32), labels, frame["group"])
+    groups = pd.factorize(frame["group"])[0]
+    return Predicted(logits.astype(np.float32), labels, groups if (groups >= 0).all() else None)

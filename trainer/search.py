@@ -24,13 +24,12 @@ from trainer.launch import DONE, STOPPED, machine_of, near
 from trainer.ledger import Ledger, Record
 from trainer.lock import RunLock
 from trainer.loop import scores
-from trainer.plan import ema_warnings
 from trainer.predict import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
 from trainer.search_display import Draw, SearchDisplay, described_all
 from trainer.search_plan import IDENTITY_DEFAULTS, SearchPlan, make_search_plan
-from trainer.selection import choose, standard_error
+from trainer.selection import choose, error_of
 from trainer.stop import StopSignals
 from trainer.tensorboard import write_hparams
 from trainer.weights import Base
@@ -77,9 +76,10 @@ class Search:
     """A search that this program holds: its plan, and what is known of its trials and final runs."""
 
     def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw, lock: RunLock):
-        self.plan, self.data, self.console, self._draw, self._lock = plan, data, console, draw, lock
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
         check_same(plan.search, self._state["identity"], plan.identity, IDENTITY_DEFAULTS)
+        plan = plan.as_begun(self._state)
+        self.plan, self.data, self.console, self._draw, self._lock = plan, data, console, draw, lock
         self._write(**plan.settings(), job=job_id())
         store_base(plan.search.trial(1), base.sha256, base.data)
         self.trials = Ledger(plan.metric, plan.mode, lock.check)
@@ -188,9 +188,7 @@ class Search:
     def _error_of(self, record: Record) -> float:
         predicted = self._predicted(record, "val")
         by_group = self.plan.config.data.split == "group"
-        return standard_error(
-            self.plan.metric, predicted.logits, predicted.labels, predicted.groups if by_group else None
-        )
+        return error_of(self.plan.metric, predicted.logits, predicted.labels, predicted.groups if by_group else None)
 
     def _predicted(self, record: Record, part: str) -> Predicted:
         ledger = self.finals if record.run in self.finals else self.trials
@@ -240,15 +238,18 @@ class Search:
                 "not hold for new patients"
             )
         tiles = int(self.data.counts()["train"].sum())
-        return "\n".join([*lines, *self.data.warnings(), *ema_warnings(plan.one, tiles)])
+        return "\n".join([*lines, *self.data.warnings(), *plan.ema_warnings(tiles)])
 
     def _result(self) -> str:
         plan, choice = self.plan, self._state["choice"]
         chosen = self.trials.record(choice["cheapest"])
         kind = " of a tile-level split" if plan.config.data.split == "random" else ""
+        over = (
+            " over tiles, since validation has one slide or patient" if self._state["data"]["val_groups"] == 1 else ""
+        )
         lines = [
             f"best: trial {choice['best']}, {plan.metric} {choice['value']:.4f} (standard error "
-            f"{choice['standard_error']:.4f}) on validation tiles{kind}, chosen from {choice['of']} trials",
+            f"{choice['standard_error']:.4f}{over}) on validation tiles{kind}, chosen from {choice['of']} trials",
             f"within one standard error: {', '.join(choice['within'])}; the cheapest of those, of depth "
             f"{plan.depth(chosen.parameters)}, is the choice: trial {chosen.run} ({described_all(chosen.parameters)})",
             *self._tested(choice["finals"]),

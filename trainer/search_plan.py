@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 
 from trainer.concurrency import Concurrency, concurrency
 from trainer.config import IDENTITY_DEFAULTS as RUN_DEFAULTS
@@ -14,7 +16,7 @@ from trainer.errors import Problems, UsageError
 from trainer.identity import derived_name
 from trainer.job import job_id
 from trainer.ledger import Record
-from trainer.plan import Plan, make_plan, trainable
+from trainer.plan import Plan, ema_warnings, kept, make_plan, trainable
 from trainer.rundir import Json, RunDir, SearchDir, now
 from trainer.scale import Machine, Scale
 from trainer.searchers import GridSearch, RandomSearch, Searcher, Tpe
@@ -25,6 +27,8 @@ from trainer.weights import Base
 DEPTH = "model.unfrozen_depth"
 FREE = {"trials", "retries", "final_seeds", "share_trunk"}
 """Options of a search that may change when it goes on."""
+SETTLED = ("precision", "micro_batch")
+"""Options of `loop` that the first start resolves, for all trials and for good."""
 ONECYCLE_RISES = 0.3
 """Share of the steps in which onecycle raises the learning rate."""
 
@@ -43,6 +47,8 @@ class SearchPlan:
     machine: Machine
     one: Plan
     """The base configuration as a run."""
+    class_map: Mapping[str, str]
+    """What trials have of it: the classes of the training store, the only one that they open."""
 
     @property
     def metric(self) -> str:
@@ -62,6 +68,15 @@ class SearchPlan:
         learned_from = {**self.one.fingerprints, **weights, "classes": list(self.one.classes)}
         return {**_fixed(self.config.search), **fixed, **learned_from}
 
+    def as_begun(self, begun: Json) -> SearchPlan:
+        """The plan with the precision and the micro-batch that its first start settled, as search.json keeps them.
+
+        Raises:
+            UsageError: where others are asked for now.
+        """
+        known = {option: kept(begun, option, self.config, self.search) for option in SETTLED}
+        return replace(self, one=replace(self.one, **{option: value for option, value in known.items() if value}))
+
     @property
     def epochs(self) -> int:
         """The most that a trial can have."""
@@ -74,6 +89,16 @@ class SearchPlan:
         if any(config.optim.schedule == "onecycle" for config in self._extremes("optim.schedule")):
             found.append(ONECYCLE_RISES * self.epochs)
         return math.ceil(max(found))
+
+    @property
+    def grace(self) -> int:
+        """Epochs that every trial gets before it may be stopped early."""
+        return min(self.epochs, self.warm_up + self.config.search.grace_epochs)
+
+    def ema_warnings(self, tiles: int) -> list[str]:
+        """Says where trials would be judged by averages that have hardly left their start, of `tiles` to train on."""
+        slowest = max(self._extremes("optim.ema"), key=lambda config: config.optim.ema)
+        return ema_warnings(slowest, tiles, None if self.config.search.scheduler == "none" else self.grace)
 
     @property
     def shares_trunk(self) -> bool:
@@ -100,7 +125,7 @@ class SearchPlan:
         Raises:
             UsageError: where the parameters do not go together.
         """
-        apart = {"data.external": {}, "data.evaluate_test": False}
+        apart = {"data.external": {}, "data.evaluate_test": False, "data.class_map": self.class_map}
         return self._run_config(run, {**parameters, **apart}, self.place.scale)
 
     def final_config(self, run: RunDir, parameters: Parameters, seed: int) -> Config:
@@ -108,13 +133,14 @@ class SearchPlan:
         return self._run_config(run, {**parameters, "run.seed": seed}, self.final_place.scale)
 
     def checkpoints_bytes(self) -> int:
-        """What the checkpoints of all trials and final runs take at most; a trial not known yet is of the deepest."""
-        deepest = max(self._extremes(DEPTH), key=lambda config: config.model.unfrozen_depth)
-        depths = [self.depth(parameters) for parameters in self.known_parameters()]
-        depths += [deepest.model.unfrozen_depth] * (self.total - len(depths) + self.config.search.final_seeds)
-        runs = {depth: replace(self.one, config=with_options(self.config, {DEPTH: depth}, "")) for depth in set(depths)}
-        sizes = {depth: trainable(run)[1] for depth, run in runs.items()}
-        return self.config.loop.keep * sum(sizes[depth] for depth in depths)
+        """What checkpoints of trials and final runs take at most; those not known yet are taken for the largest."""
+        known = [with_options(self.config, parameters, "search.space") for parameters in self.known_parameters()]
+        largest = max(map(self._checkpoint_bytes, self._extremes(DEPTH, "optim.name", "optim.ema")))
+        unknown = self.total - len(known) + self.config.search.final_seeds
+        return self.config.loop.keep * (sum(map(self._checkpoint_bytes, known)) + unknown * largest)
+
+    def _checkpoint_bytes(self, config: Config) -> int:
+        return trainable(replace(self.one, config=config))[1]
 
     def final_seeds(self, parameters: Parameters) -> list[int]:
         """The seeds of the final runs: none that was used in the search."""
@@ -156,7 +182,7 @@ class SearchPlan:
 
     def description(self, data: RunData) -> Json:
         """What search.json says of what the search is."""
-        asked = self.config.search
+        asked, val = self.config.search, data.index("val")
         return {
             "search": self.search.name,
             "created": now(),
@@ -171,9 +197,11 @@ class SearchPlan:
             "data": {
                 **data.description(),
                 "split": self.config.data.split,
-                "val_tiles": int((data.splits == "val").sum()),
+                "val_tiles": len(val),
+                "val_groups": int(val["group"].nunique()) if self.config.data.split == "group" else None,
             },
             "classes": list(self.one.classes),
+            **{option: getattr(self.one, option) for option in SETTLED},
             "identity": self.identity,
             "starts": [],
             "choice": None,
@@ -187,7 +215,7 @@ class SearchPlan:
             "scale.workers": scale.workers,
             "scale.gpu": scale.gpu,
             "scale.cpus_per_worker": scale.threads,
-            "loop.precision": self.one.precision,
+            **{f"loop.{option}": getattr(self.one, option) for option in SETTLED},
             "run.name": f"{self.search.name}-{run.name}",
             "run.mirror": None,
             **options,
@@ -195,12 +223,13 @@ class SearchPlan:
         unsearched = self.config.model_copy(update={"search": SearchSection()})
         return with_options(unsearched, given, f"trial {run.name}")
 
-    def _extremes(self, key: str) -> list[Config]:
-        """The base configuration with each extreme value of an option, where that is searched."""
+    def _extremes(self, *keys: str) -> list[Config]:
+        """The base configuration with each combination of the extreme values of those options that are searched."""
+        searched = {key: self.space.options[key].extremes() for key in keys if key in self.space.options}
         found = []
-        for value in self.space.options[key].extremes() if key in self.space.options else []:
-            with suppress(UsageError):  # it need not go with the other options' own values
-                found.append(with_options(self.config, {key: value}, "search.space"))
+        for values in product(*searched.values()):
+            with suppress(UsageError):  # they need not go together, or with the other options' own values
+                found.append(with_options(self.config, dict(zip(searched, values, strict=True)), "search.space"))
         return found or [self.config]
 
 
@@ -229,10 +258,14 @@ def make_search_plan(config: Config, machine: Machine) -> tuple[SearchPlan, RunD
     if RunDir(search.path).identity_file.exists():
         raise UsageError(f"run.name: {name} is the name of a run in {config.run.storage}; give the search another")
     named = with_options(config, {"run.name": name}, "search")
-    plan = SearchPlan(named, search, space, total, place, final_place, machine, one)
+    class_map = {name: other for name, other in config.data.class_map.items() if name in data.store.classes}
+    plan = SearchPlan(named, search, space, total, place, final_place, machine, one, class_map)
     for number, parameters in enumerate(plan.known_parameters(), 1):
         with problems.kept():
             plan.trial_config(plan.search.trial(number), parameters)
+    with problems.kept():  # no run of the search has a longer name
+        seed = max(plan.final_seeds({}), default=config.run.seed)
+        plan.final_config(plan.search.final(plan.search.trial(total).name, seed), {}, seed)
     problems.check()
     return plan, data, base
 

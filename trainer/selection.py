@@ -10,13 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from trainer.ledger import Record
 from trainer.rundir import Json
-
-Floats = NDArray[np.float64]
+from trainer.standard_error import Floats, Indices, recall_influences, standard_error
 
 
 @dataclass(frozen=True)
@@ -78,41 +76,28 @@ def choose(
     )
 
 
-def standard_error(
-    metric: str, logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], groups: pd.Series | None
-) -> float:
+def error_of(metric: str, logits: NDArray[np.floating[Any]], labels: Indices, groups: Indices | None = None) -> float:
     """The standard error of a validation metric, over tiles, or over whole groups where those were drawn.
-
-    A metric's first-order dependence on each tile is summed by group; the spread of those sums is the variance
-    (Taylor linearization; Binder 1983). Tiles without a group are groups of their own.
 
     Args:
         metric: of `loop.scores`: val/balanced_accuracy, val/accuracy, val/macro_f1 or val/loss.
         logits: (n, classes).
         labels: (n,) class indices.
-        groups: (n,) slides or patients; None: each tile is one.
+        groups: (n,) indices of slides or patients; None: each tile is one.
     """
-    influences: Floats = _INFLUENCES[metric](logits.astype(np.float64), labels)
-    if groups is not None:
-        alone = pd.Series([f"tile {place}" for place in range(len(labels))], index=groups.index)
-        sums = pd.Series(influences).groupby(groups.where(groups.notna(), alone).to_numpy()).sum()
-        influences = np.asarray(sums, dtype=np.float64)
-    count = len(influences)
-    return float(np.sqrt(count / max(1, count - 1) * np.square(influences).sum()))
+    return standard_error(_INFLUENCES[metric](logits.astype(np.float64), labels), groups)
 
 
-def _balanced_accuracy(logits: Floats, labels: NDArray[np.int64]) -> Floats:
-    right, counts = _right(logits, labels), np.bincount(labels, minlength=logits.shape[1])
-    recall = np.bincount(labels[right], minlength=logits.shape[1]) / np.maximum(counts, 1)
-    return np.asarray((right - recall[labels]) / (counts[labels] * np.count_nonzero(counts)))
+def _balanced_accuracy(logits: Floats, labels: Indices) -> Floats:
+    return recall_influences(_right(logits, labels), labels)
 
 
-def _accuracy(logits: Floats, labels: NDArray[np.int64]) -> Floats:
+def _accuracy(logits: Floats, labels: Indices) -> Floats:
     right = _right(logits, labels)
     return np.asarray((right - right.mean()) / len(labels))
 
 
-def _macro_f1(logits: Floats, labels: NDArray[np.int64]) -> Floats:
+def _macro_f1(logits: Floats, labels: Indices) -> Floats:
     classes = np.arange(logits.shape[1])
     true, called = labels[:, None] == classes, logits.argmax(axis=1)[:, None] == classes
     there = true.any(axis=0)
@@ -122,13 +107,13 @@ def _macro_f1(logits: Floats, labels: NDArray[np.int64]) -> Floats:
     return np.asarray(((2 * both - f1 * either) / sizes).mean(axis=1))
 
 
-def _loss(logits: Floats, labels: NDArray[np.int64]) -> Floats:
+def _loss(logits: Floats, labels: Indices) -> Floats:
     shifted = logits - logits.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     return np.asarray((losses - losses.mean()) / len(labels))
 
 
-def _right(logits: Floats, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _right(logits: Floats, labels: Indices) -> NDArray[np.bool_]:
     return np.asarray(logits.argmax(axis=1) == labels)
 
 

@@ -15,15 +15,17 @@ import torch
 from ray import tune
 
 from trainer.board import BoardReport
+from trainer.checkpoint import stored_base
 from trainer.config import load_config
 from trainer.errors import RunError, UsageError
 from trainer.group import train_on_group
 from trainer.ledger import ENDED
 from trainer.loop import Outcome
 from trainer.plan import Plan, is_finished, make_plan, write_run
-from trainer.rundir import Json, RunDir, read_json
+from trainer.rundir import Json, RunDir, SearchDir, read_json
 from trainer.scale import Machine
 from trainer.stepwise import Stepwise, Train
+from trainer.weights import Base
 from trainer.worker import Report, work_alone
 
 
@@ -68,6 +70,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         self._runs, self._metric = [RunDir(Path(path)) for path in config["runs"]], config["metric"]
         self._stepwise = None
         self._ready: deque[Json | RunError] = deque()
+        self._broken: list[Json] = []
 
     def _begin(self) -> Stepwise:
         """Begins with those that have not ended: an earlier start may have told of some."""
@@ -77,8 +80,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         for run in runs:
             try:
                 plan, finished = self._plan(run, plans)
-            except UsageError as error:  # it would be so again
-                self._ready.append(self._end(run, Outcome("failed", str(error))))
+            except (UsageError, RunError) as error:  # perhaps of this node alone, so that it is tried again
+                self._broken.append(_broke(run, "; ".join(map(str, error.args))))
             else:
                 if finished:
                     self._ready.append(self._end(run, Outcome("done")))
@@ -94,7 +97,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         config = load_config(run.config_file)
         if not others:
             self._epochs = config.loop.epochs
-            plan, self._data, self._base = make_plan(config, self._machine, place=run)
+            base = _base(run, config.model.weights)
+            plan, self._data, self._base = make_plan(config, self._machine, place=run, base=base)
         else:  # of the same trunk: all that is opened and resolved is the same
             plan = replace(others[0], config=config, run=run)
         write_run(plan, self._data, self._base)
@@ -111,12 +115,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         if isinstance(reached, list):
             ends = [(run, one) for run, one in zip(self._training, reached, strict=True) if run.name in self._untold]
             told = [self._end(run, one) for run, one in ends if one.status != "failed"]
-            # Without a score, so that no scheduler judges it.
-            broken = [
-                {"trial": run.name, "epoch": 0, "status": "broken", "message": one.message}
-                for run, one in ends
-                if one.status == "failed"
-            ]
+            broken = [*self._broken, *(_broke(run, one.message) for run, one in ends if one.status == "failed")]
             return [*told, *broken, *([RunError("broke")] if broken else [])]
         if reached["phase"] == "diverged":
             (run,) = [run for run in self._training if run.name == reached["run"]]
@@ -131,6 +130,20 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         last = history[-1] if history else {"epoch": 0, self._metric: math.nan}
         status = "waiting" if outcome.status == "stopped" else outcome.status
         return {**last, "trial": run.name, "status": status, "message": outcome.message, "done": not self._untold}
+
+
+def _broke(run: RunDir, why: str) -> Json:
+    """That a trial is to be started again; without a score, so that no scheduler judges it."""
+    return {"trial": run.name, "epoch": 0, "status": "broken", "message": why}
+
+
+def _base(run: RunDir, weights: str) -> Base | None:
+    """The starting weights of a trial as its search keeps them, so that no node needs torchvision's cache.
+
+    None where they are drawn from the trial's own seed, or searched.
+    """
+    sha256 = SearchDir(run.path.parents[1]).read()["identity"].get("model.weights")
+    return None if weights == "random" or sha256 is None else stored_base(run, sha256, weights)
 
 
 def _training(plans: Sequence[Plan]) -> Train:

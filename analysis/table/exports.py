@@ -77,7 +77,7 @@ def as_markdown(table: TrialTable) -> bytes:
         parts += [
             f"**{_escaped(notes.finals_title(table.search))}**",
             _pipes(notes.FINAL_HEADINGS, (False, False, True, True, False), [row.texts for row in final]),
-            _escaped(notes.FINAL_NOTE),
+            _escaped("; ".join(notes.finals_notes(table.search))),
         ]
     return ("\n\n".join(parts) + "\n").encode()
 
@@ -126,7 +126,7 @@ def page(table: TrialTable) -> dict[str, Any]:
         "finals": [row.texts for row in notes.finals(table.search)],
         "finals_headings": notes.FINAL_HEADINGS,
         "finals_title": notes.finals_title(table.search),
-        "finals_note": notes.FINAL_NOTE,
+        "finals_note": "; ".join(notes.finals_notes(table.search)),
     }
 
 

@@ -65,7 +65,9 @@ def _state(search: Search) -> str:
     if state == "done":
         return "done"
     if not search.is_alive:
-        return "nobody is searching now, the same command goes on"
+        failed = state == "final" and any(final.status == "failed" for final in search.finals)
+        flag = " with --retry-failed, since a final run failed" if failed else ""
+        return f"nobody is searching now, the same command goes on{flag}"
     return "training the choice again" if state == "final" else "running"
 
 
@@ -100,6 +102,10 @@ def warnings(search: Search) -> list[str]:
         found.append(
             f"{TILE_LEVEL}: tiles of one slide lie on both sides of it, so these scores are optimistic, and {what} "
             "chosen by them may not hold for new patients"
+        )
+    if search.facts["data"].get("val_groups") == 1:
+        found.append(
+            "validation has one slide or patient, so the standard error is over its tiles: it says nothing of others"
         )
     return found
 
@@ -138,3 +144,10 @@ def _looked(search: Search) -> str:
         return ""
     often = "once" if max(sets.values()) == 1 else f"up to {max(sets.values())} times"
     return f"; each evaluated {often} on {', '.join(sets)}"
+
+
+def finals_notes(search: Search) -> list[str]:
+    """What to know of the second table."""
+    before = search.tested_before
+    what = "1 final run of an earlier choice was" if before == 1 else f"{before} final runs of earlier choices were"
+    return [FINAL_NOTE, *([f"{what} tested before, so this is not the first look"] if before else [])]

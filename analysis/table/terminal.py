@@ -158,4 +158,5 @@ def _finals(search: Search) -> Iterator[Text]:
             _padded(cell, width, right=2 <= at <= 3) for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield Text("  ".join(cells).rstrip(), style="bold" if place == 0 else "")
-    yield Text(notes.FINAL_NOTE)
+    for note in notes.finals_notes(search):
+        yield Text(note)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
-from analysis.search import read_search
+from analysis.search import _now, read_search
 from tests.analysis.made_runs import CLASSES, write_predictions
 from tests.analysis.made_searches import change, choose, index, write_final, write_search, write_trial
 from tests.conftest import REPOSITORY
@@ -100,6 +100,22 @@ def test_without_a_heartbeat_nobody_is_searching_and_nothing_runs(search: Search
     read = read_search(search.path)
     assert not read.is_alive
     assert read.trial("0005").status == "waiting"
+
+
+@pytest.mark.parametrize("ahead_s", [-60.0, 60.0])
+def test_a_clock_that_is_not_the_file_servers_does_not_count(
+    search: SearchDir, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    monkeypatch.setattr("time.time", lambda: time.time_ns() / 1e9 + ahead_s)
+    before = sorted(search.path.rglob("*"))
+    assert read_search(search.path).is_alive
+    os.utime(search.lock_file, ns=2 * (time.time_ns() - 30 * 10**9,))
+    assert not read_search(search.path).is_alive
+    assert sorted(search.path.rglob("*")) == before, "nothing is left there"
+
+
+def test_where_nothing_can_be_written_this_clock_counts(tmp_path: Path) -> None:
+    assert _now(tmp_path / "not-there") == pytest.approx(time.time(), abs=5)
 
 
 def test_a_trial_that_is_not_there_yet_or_damaged_does_not_hide_the_others(search: SearchDir) -> None:

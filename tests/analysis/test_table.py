@@ -191,6 +191,12 @@ def test_files_keep_full_precision(search: SearchDir) -> None:
     assert (stored[2]["epochs"], stored[2]["epochs_of"]) == (2, 5)
 
 
+@pytest.mark.parametrize(("groups", "said"), [(None, False), (1, True), (2, False)])
+def test_an_error_over_tiles_of_a_single_slide_is_said(search: SearchDir, groups: int | None, said: bool) -> None:
+    change(search, data={**search.read()["data"], "val_groups": groups})
+    assert any("validation has one slide or patient" in line for line in printed(search)) == said
+
+
 def test_parquet_is_not_for_a_terminal(search: SearchDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     with pytest.raises(UsageError, match="--format parquet: is not for a terminal"):
@@ -286,6 +292,35 @@ def test_finals_that_are_not_all_there_say_so(search: SearchDir) -> None:
     lines = printed(search)
     assert "0001 trained again with other seeds (1, 1 of 3 so far); each evaluated up to 2 times on elsewhere" in lines
     assert re.search(r"elsewhere +external set +0\.\d{3} +- +0\.\d{3}$", "\n".join(lines), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("earlier", "said"), [(0, ""), (1, "1 final run of an earlier choice was tested before")])
+def test_what_was_tested_before_is_said(search: SearchDir, earlier: int, said: str) -> None:
+    """Trials were asked for later, and another was chosen: the test set is looked at again."""
+    sets = {"val": (0.9, 0.8), "test": (0.8, 0.8)}
+    with_finals(search, sets)
+    write_final(search, 4, 9, {"optim.lr": 1e-3}, {"val": 0.9})  # ended before it was tested
+    for seed in range(earlier):
+        write_final(search, 2, seed, {"optim.lr": 1e-3}, {"val": 0.9, "test": 0.8})
+    read = read_search(search.path)
+    assert read.tested_before == earlier
+    table = table_of(search)
+    for text in ("\n".join(printed(search)), *(exports.WRITERS[form](table).decode() for form in ("html", "markdown"))):
+        assert ("tested before" in text) == bool(earlier)
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("status", "flag"), [("failed", " with --retry-failed, since a final run failed"), ("waiting", "")]
+)
+def test_after_a_final_run_failed_the_remedy_is_another(search: SearchDir, status: str, flag: str) -> None:
+    with_finals(search, {"val": (0.9, 0.8)})
+    run = search.final("0001", 2)
+    run.trial_file.write_text(json.dumps({**read_json(run.trial_file), "status": status}))
+    change(search, state="final")
+    assert printed(search)[0].startswith("made: training the choice again; ")
+    search.lock_file.unlink()
+    assert printed(search)[0].startswith(f"made: nobody is searching now, the same command goes on{flag}; ")
 
 
 @pytest.mark.parametrize(

@@ -290,3 +290,21 @@ def test_weights_that_are_no_numbers_are_not_saved() -> None:
     assert training.ended.status == "diverged"
     assert "not finite" in training.ended.message
     assert not saved
+
+
+def test_finite_weights_whose_scores_are_no_numbers_are_not_saved() -> None:
+    """The last step of an epoch leaves weights that are finite, and too large for any logit to be."""
+    trunk, learner = make_learner(make_small(), 5, Ranks(), WEIGHTS)
+    learner.optimizer.param_groups[0]["lr"] = 1e30
+    saved: list[Position] = []
+    told: list[dict[str, Any]] = []
+    hooks = Hooks(lambda message: bool(told.append(message)), saved.append, 1)
+    training = Training(learner, make_config(batch_size=40), Position(), hooks)
+    fit(trunk, [training], make_tiles(40), make_tiles(9), Ranks(), no_report)
+    assert all(tensor.isfinite().all() for tensor in learner.tensors().values())
+    assert training.ended is not None
+    assert training.ended.status == "diverged"
+    assert "diverged at step 1 (epoch 1): not finite: val/loss" in training.ended.message
+    assert [message["phase"] for message in told] == ["diverged"]
+    assert not saved
+    assert not training.position.history

@@ -20,7 +20,7 @@ from trainer.config import Config
 from trainer.data import open_data
 from trainer.errors import UsageError
 from trainer.loop import scores
-from trainer.plan import Plan, make_plan, write_run
+from trainer.plan import Plan, as_begun, halve_micro_batch, make_plan, write_run
 from trainer.ranks import Ranks
 from trainer.rundir import RunDir
 from trainer.scale import this_machine
@@ -192,6 +192,19 @@ def test_short_of_memory_it_goes_on_with_fewer_tiles_at_once(make_config: MakeCo
     assert tight.run.read_identity()["micro_batch"] == 3
     ends = [load_best_model(plan.run).fc.weight.detach() for plan in (roomy, tight)]
     assert torch.allclose(ends[0], ends[1], atol=1e-5 * float(ends[0].abs().max()))
+
+
+def test_what_was_asked_for_may_be_asked_for_again_after_memory_ran_out(make_config: MakeConfig) -> None:
+    """Twice halved, and stopped: the same command goes on with what is left, and so does one that names it."""
+    options = {"scale.workers": 1, "loop.epochs": 3, "loop.micro_batch": 12}
+    plan = start(make_config(**options))
+    for _ in range(2):
+        halve_micro_batch(as_begun(plan))
+    assert work(as_begun(plan), Ranks(), lambda message: message.get("epoch", 0) > 1).status == "stopped"
+    for asked in (12, 3, "auto"):
+        assert start(make_config(**{**options, "loop.micro_batch": asked})).micro_batch == 3
+    with pytest.raises(UsageError, match=r"loop\.micro_batch: this run was begun with 12, and 6 would"):
+        start(make_config(**{**options, "loop.micro_batch": 6}))
 
 
 def test_where_the_least_is_too_much_it_fails_and_names_the_remedy(make_config: MakeConfig) -> None:
