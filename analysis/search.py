@@ -245,6 +245,8 @@ def _choice(facts: Json, there: set[str]) -> Choice | None:
 def _trial(run: RunDir, facts: Json, is_alive: bool, problems: list[str]) -> Trial:
     state = _state(run, problems)
     status, history = state["status"], _history(run, problems)
+    if status == "stopped":
+        history = history[: state.get("epoch")]  # its workers may have gone on while that was decided
     best = _best(history, facts)
     value = best.get(facts["metric"], state.get("value"))  # the search may not have heard of the last epoch
     return Trial(

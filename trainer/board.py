@@ -83,11 +83,16 @@ def with_board(act: Callable[[Any], T], show: Callable[[Message], object], asked
             raised.append(error)
 
     thread = threading.Thread(target=go, name="ray", daemon=True)
+
+    def exchange() -> None:
+        for message in ray.get(board.exchange.remote(asked())):
+            show(message)
+
     thread.start()
     while thread.is_alive():
         thread.join(POLL_S)
-        for message in ray.get(board.exchange.remote(asked())):
-            show(message)
+        exchange()
     for error in raised:
         raise error
+    exchange()  # what came while the messages before were shown
     return ended[0]

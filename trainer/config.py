@@ -262,7 +262,7 @@ class SearchSection(Section):
     trunk feeds all of their heads, with the same results as alone. auto: where searcher is random or grid, and
     scheduler none; with others it cannot be."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """How often a trial that breaks is started again, from its last checkpoint."""
+    """How often a trial that breaks is started again, from its last checkpoint, without an epoch between."""
     final_seeds: Annotated[int, Field(ge=0)] = 3
     """With how many new seeds the choice is trained again, and then evaluated on test and external data. 0: no look at
     those."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +23,7 @@ from ray.tune.search import Searcher
 from trainer.board import with_board
 from trainer.concurrency import Concurrency
 from trainer.errors import RunError
-from trainer.group import umask
+from trainer.group import ray_state, umask
 from trainer.jobs import Jobs
 from trainer.rundir import Json
 from trainer.search_plan import SearchPlan
@@ -41,7 +39,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Known:
-    """Stands for a trial that schedulers know from an earlier start."""
+    """A trial by its id alone: stands for one that an earlier start began."""
 
     trial_id: str
 
@@ -67,7 +65,7 @@ def run_trials(
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what happens to trials is said in our words
-    proposals = Proposals(jobs, scheduler, plan.metric)
+    proposals = Proposals(jobs, scheduler, plan.metric, plan.config.search.retries)
 
     def stopped() -> bool:
         proposals.stopped = proposals.stopped or asked()
@@ -81,30 +79,37 @@ def run_trials(
         show(message)
 
     try:
-        with_board(partial(_tune, plan, jobs, place, scheduler, proposals), take, stopped)
+        with ray_state(plan.search) as state:
+            with_board(partial(_tune, plan, jobs, place, scheduler, proposals, state), take, stopped)
     except (ray.exceptions.RayError, tune.TuneError) as error:
         raise RunError(f"Ray ended in the middle of the search ({error}); the same command goes on") from None
-    finally:
-        shutil.rmtree(plan.search.ray_dir, ignore_errors=True)
 
 
-def _tune(plan: SearchPlan, jobs: Jobs, place: Concurrency, scheduler: Any, proposals: Proposals, board: Any) -> None:
-    """One experiment of Tune's."""
+def _tune(
+    plan: SearchPlan,
+    jobs: Jobs,
+    place: Concurrency,
+    scheduler: Any,
+    proposals: Proposals,
+    state: Path,
+    board: Any,
+) -> None:
+    """One experiment of Tune's, which keeps its state there."""
     tune.run(  # its newer face, Tuner, would pickle everything first
         tune.with_parameters(Trial, machine=plan.machine, board=board, umask=umask()),
-        name=uuid.uuid4().hex,
-        storage_path=str(plan.search.ray_dir),
+        name=state.name,
+        storage_path=str(state.parent),
         resources_per_trial=_resources(place),
         search_alg=proposals,
         scheduler=scheduler,
         num_samples=jobs.total,
         max_concurrent_trials=place.trials,
-        max_failures=plan.config.search.retries,
+        max_failures=-1,  # we count them, since a trial's last progress
         raise_on_failed_trial=False,
         reuse_actors=True,
         trial_name_creator=_name,
         trial_dirname_creator=_name,
-        callbacks=[Watch(jobs, place.scale.workers)],
+        callbacks=[Watch(jobs, place.scale.workers, plan.config.search.retries)],
         verbose=0,
     )
 
@@ -126,9 +131,9 @@ def _name(trial: Any) -> str:
 class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
     """What Tune asks for a next trial."""
 
-    def __init__(self, jobs: Jobs, scheduler: Any, metric: str):
+    def __init__(self, jobs: Jobs, scheduler: Any, metric: str, retries: int):
         super().__init__()
-        self._jobs, self._scheduler, self._metric = jobs, scheduler, metric
+        self._jobs, self._scheduler, self._metric, self._retries = jobs, scheduler, metric, retries
         self.stopped = False
         for record in jobs.ledger.records():
             if record.has_ended:
@@ -151,7 +156,7 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
     ) -> None:
         """A trial has ended, or been ended; of several, the last."""
         if error:
-            return  # Watch has what there is to say
+            return  # not even begun; what breaks later is started again
         assert result is not None, "a trial that trains has come to the end of an epoch, or has broken"
         stopped = {"status": "stopped", "message": f"by the scheduler, after epoch {result['epoch']}"}
         self._take({**stopped, **result})
@@ -175,7 +180,10 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         if result["epoch"]:
             ledger.epoch(name, result)
         if "status" in result:
-            ledger.end(name, result["status"], result["message"])
+            if result["status"] == "broken":
+                ledger.broke(name, result["message"], self._retries)
+            else:
+                ledger.end(name, result["status"], result["message"])
             self._jobs.ended(name)
 
     def _replay(self, trial_id: str, name: str) -> None:
@@ -189,23 +197,19 @@ class Proposals(Searcher):  # type: ignore[misc]  # Ray is not typed
 class Watch(tune.Callback):  # type: ignore[misc]  # Ray is not typed
     """Keeps the ledger of what only Tune knows."""
 
-    def __init__(self, jobs: Jobs, workers: int):
-        self._jobs, self._workers = jobs, workers
+    def __init__(self, jobs: Jobs, workers: int, retries: int):
+        self._jobs, self._workers, self._retries = jobs, workers, retries
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
         """A trial's process has it now."""
         self._jobs.ledger.begin(self._left(trial), self._workers)
 
     def on_trial_recover(self, *, trial: Any, **_: Any) -> None:
-        """A trial broke, and is started again."""
+        """What trained together broke, and is started again, without those that broke too often."""
         for name in self._left(trial):
-            self._jobs.ledger.broke(name, _why(trial))
-
-    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
-        """A trial broke for the last time."""
-        for name in self._left(trial):
-            self._jobs.ledger.end(name, "failed", _why(trial))
-            self._jobs.ended(name)
+            if self._jobs.ledger.record(name).status == "running":  # else it has said itself that it broke
+                self._jobs.ledger.broke(name, _why(trial), self._retries)
+                self._jobs.ended(name)
 
     def _left(self, trial: Any) -> list[str]:
         """Those of the trials that train together which have not ended."""
@@ -239,7 +243,24 @@ class Asha(FiniteOnly, AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray is
 
 
 class Median(FiniteOnly, MedianStoppingRule):  # type: ignore[misc]  # Ray is not typed
-    """Median stopping (Golovin et al. 2017), Tune's."""
+    """Median stopping (Golovin et al. 2017), Tune's, which knows trials by their ids here.
+
+    So a trial that goes on is the one that an earlier start began. Epochs of that time are what others are judged by;
+    they are not judged again, by medians that were not there then.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Json) -> Any:
+        """An epoch has ended."""
+        if isinstance(trial, Known):
+            self._results[trial].append(result)
+            return FIFOScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, Known(trial.trial_id), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Json) -> None:
+        """A trial has ended, perhaps with an epoch that is known already."""
+        known = Known(trial.trial_id)
+        if result["epoch"] > len(self._results.get(known, ())):
+            super().on_trial_complete(tune_controller, known, result)
 
 
 def early_stopping(plan: SearchPlan) -> Any:

@@ -6,8 +6,10 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from trainer.board import with_board
@@ -15,37 +17,48 @@ from trainer.checkpoint import newest_step
 from trainer.loop import Outcome
 from trainer.plan import Plan
 from trainer.remote import on_worker
-from trainer.rundir import Json
+from trainer.rundir import Json, Workplace
 
 MAX_FAILURES = 3
 
 
-def train_on_group(plans: Sequence[Plan], show: Callable[[Json], object], asked: Callable[[], bool]) -> list[Outcome]:
+def train_on_group(
+    plans: Sequence[Plan], show: Callable[[Json], object], asked: Callable[[], bool], *, waits: bool = False
+) -> list[Outcome]:
     """Trains a run, or several together, on workers of the Ray that this process is connected to.
 
     Args:
         plans: the runs, as `work_together` has them.
         show: is given every message of the workers.
         asked: whether they shall stop; is called again and again.
+        waits: whether to wait for room until there is some, as trials do that others may keep it from for hours.
     """
     import ray
 
     try:
-        return with_board(partial(_outcomes, plans), show, asked)
+        with ray_state(plans[0].run) as state:
+            return with_board(partial(_outcomes, plans, asked if waits else None, state), show, asked)
     except ray.exceptions.RayError as error:
         return [_ray_ended(error) for _ in plans]
-    finally:
-        shutil.rmtree(plans[0].run.ray_dir, ignore_errors=True)
 
 
-def _outcomes(plans: Sequence[Plan], board: Any) -> list[Outcome]:
-    """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many."""
-    from ray.train.v2.api.exceptions import WorkerGroupError
+def _outcomes(plans: Sequence[Plan], given_up: Callable[[], bool] | None, state: Path, board: Any) -> list[Outcome]:
+    """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many.
+
+    Without room it is tried again until that is given up; where nobody can say so, a few times.
+    """
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     while True:
         before = _steps(plans)
         try:
-            return _fit(plans, board)
+            return _fit(plans, MAX_FAILURES if given_up is None else 0, state, board)
+        except ControllerError as error:
+            if given_up is None or not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                return [_ray_ended(error) for _ in plans]
+            if given_up():
+                return [Outcome("stopped", "while it waited for room") for _ in plans]
         except WorkerGroupError as error:
             if _steps(plans) == before:
                 message = f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}"
@@ -62,14 +75,18 @@ def _ray_ended(error: Exception) -> Outcome:
     return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
 
 
-def _fit(plans: Sequence[Plan], board: Any) -> list[Outcome]:
-    """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes."""
+def _fit(plans: Sequence[Plan], vain_waits: int, state: Path, board: Any) -> list[Outcome]:
+    """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes.
+
+    Where there is no room, it waits in vain `vain_waits` times before that is an error.
+    """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     scale, timeout_s = plans[0].scale, plans[0].config.scale.timeout_s
-    if scale.least < scale.workers:
-        # A group waits this long for the node that it has lost before it goes on with fewer; Ray would wait a minute.
+    if scale.least < scale.workers or vain_waits == 0:
+        # A group waits this long for the node that it has lost before it goes on with fewer, or for room before it asks
+        # whether to stop; Ray would wait a minute.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         on_worker,
@@ -84,14 +101,27 @@ def _fit(plans: Sequence[Plan], board: Any) -> list[Outcome]:
         # Ray's own state is disposable: ours are the checkpoints. So its run has a new name each time.
         run_config=RunConfig(
             name=uuid.uuid4().hex,
-            storage_path=str(plans[0].run.ray_dir),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            storage_path=str(state),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=vain_waits),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     outcomes = trainer.fit().return_value
     assert isinstance(outcomes, list), "every worker answers with an outcome for each run"
     return outcomes
+
+
+@contextmanager
+def ray_state(place: Workplace) -> Iterator[Path]:
+    """Where Ray keeps its own state while the context lasts: whoever takes the place over has another folder there."""
+    shutil.rmtree(place.ray_dir, ignore_errors=True)  # of starts that were killed
+    state = place.ray_dir / uuid.uuid4().hex
+    try:
+        yield state
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+        with suppress(OSError):
+            place.ray_dir.rmdir()
 
 
 def umask() -> int:

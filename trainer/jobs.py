@@ -47,15 +47,16 @@ class TrialJobs:
 
     def __init__(self, plan: SearchPlan, ledger: Ledger, ended: Ended):
         records = ledger.records()
-        known = [record for record in records if record.has_ended]
         self.plan, self.ledger, self._ended = plan, ledger, ended
         self._begun = [record for record in records if not record.has_ended]
         self._number = max((record.number for record in records), default=0)
-        self._searcher = plan.make_searcher(len(known))
+        self._searcher = plan.make_searcher(self._number)
         self.begun = len(self._begun)
         self.total = self.begun + max(0, plan.total - self._number)
-        for record in known:
-            self._learn(record)
+        for record in records:
+            self._searcher.take_in(record.number, record.parameters)
+            if record.has_ended:
+                self._learn(record)
         self._left = self._groups() if plan.shares_trunk else ([record] for record in self._in_turn())
 
     def next(self) -> list[RunDir]:
@@ -102,8 +103,7 @@ class TrialJobs:
         return True
 
     def _learn(self, record: Record) -> None:
-        values = self.ledger.values(record.trial)
-        self._searcher.learn(record.number, record.parameters, values, whole=record.status == "done")
+        self._searcher.learn(record.number, self.ledger.values(record.trial), record.status)
 
 
 class FinalJobs:

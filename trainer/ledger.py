@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,6 +39,8 @@ class Record:
     workers: int = 0
     host: str | None = None
     failures: int = 0
+    in_a_row: int = 0
+    """Failures since its last epoch."""
 
     @property
     def has_ended(self) -> bool:
@@ -48,7 +51,9 @@ class Record:
 class Ledger:
     """The records of some trials, by name. Several threads may use it."""
 
-    def __init__(self, metric: str, mode: str):
+    def __init__(self, metric: str, mode: str, check: Callable[[], None]):
+        """`check` is called before each write, and raises where this program no longer has the search."""
+        self._check = check
         self._metric, self._best = metric, {"max": max, "min": min}[mode]
         self._records: dict[str, Record] = {}
         self._runs: dict[str, RunDir] = {}
@@ -71,10 +76,9 @@ class Ledger:
                 record = Record(**read_json(run.trial_file))
             except TypeError:
                 raise RunError(f"{run.trial_file}: is damaged (another content than a trial's)") from None
-            if not record.has_ended:
-                record.status = "waiting"
-                record.epoch, record.value = self._reached(run)
             self.add(run, record)
+            if not record.has_ended:
+                self.end(run.name, "waiting", record.message)
 
     def records(self) -> list[Record]:
         """All of them, as they are now, in the order that they were taken in."""
@@ -112,10 +116,7 @@ class Ledger:
     def epoch(self, name: str, result: Json) -> None:
         """An epoch has ended."""
         with self._one_at_a_time:
-            record = self._records[name]
-            value = result[self._metric]
-            record.epoch = result["epoch"]
-            record.value = value if record.value is None else self._best(record.value, value)
+            self._advance(self._records[name], result["epoch"], [result[self._metric]])
             self._count_time(name)
             self._write(name)
 
@@ -132,10 +133,15 @@ class Ledger:
             self._records[name].notes += lines
             self._write(name)
 
-    def broke(self, name: str, message: str) -> None:
-        """It ended where it should not have, and is to be started again."""
+    def broke(self, name: str, message: str, retries: int) -> None:
+        """It ended where it should not have, and is to be started again; has failed, after so many in one epoch."""
         with self._one_at_a_time:
             record = self._records[name]
+            self._look(record)
+            record.in_a_row += 1
+            if record.in_a_row > retries:
+                self.end(name, "failed", message)
+                return
             record.failures += 1
             record.notes.append(f"broke in epoch {record.epoch + 1} and was started again: {message}")
             record.status = "waiting"
@@ -147,18 +153,32 @@ class Ledger:
         with self._one_at_a_time:
             record = self._records[name]
             record.status, record.message = status, message
+            record.in_a_row = 0
+            self._look(record)
             record.ended = now() if record.has_ended else None
             self._leave(name)
             self._write(name)
 
     def values(self, name: str) -> list[float]:
-        """A trial's value after each epoch."""
-        return [line[self._metric] for line in self._runs[name].read_metrics()]
+        """A trial's value after each epoch; of one that was stopped early, up to the one after which it was.
 
-    def _reached(self, run: RunDir) -> tuple[int, float | None]:
-        """How many epochs a trial has behind it, and its best value."""
-        values = [line[self._metric] for line in run.read_metrics()]
-        return len(values), self._best(values, default=None)
+        Its workers may have gone on while that was decided.
+        """
+        record = self._records[name]
+        values = [line[self._metric] for line in self._runs[name].read_metrics()]
+        return values[: record.epoch] if record.status == "stopped" else values
+
+    def _look(self, record: Record) -> None:
+        """Looks how far a trial has come: it may have saved epochs that it was killed before it could tell of."""
+        with suppress(RunError):  # what cannot be read now adds nothing to what was told
+            if values := self.values(record.run):
+                self._advance(record, len(values), values)
+
+    def _advance(self, record: Record, epoch: int, values: list[float]) -> None:
+        if epoch > record.epoch:
+            record.epoch, record.in_a_row = epoch, 0
+        known = [] if record.value is None else [record.value]
+        record.value = self._best([*known, *values])
 
     def _leave(self, name: str) -> None:
         """Settles the time of all that train together: from now on they share it without this one."""
@@ -177,6 +197,7 @@ class Ledger:
             record.worker_seconds += spent * record.workers / len(self._beside[name])
 
     def _write(self, name: str) -> None:
+        self._check()
         write_json(self._runs[name].trial_file, _rounded(asdict(self._records[name])))
 
 

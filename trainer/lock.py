@@ -67,6 +67,14 @@ class RunLock:
         if self._is_mine():
             self.run.lock_file.unlink(missing_ok=True)
 
+    def check(self) -> None:
+        """Raises a RunError where somebody has taken over what this holds, as after a cut-off that looked like death.
+
+        Who asks before each write leaves the new holder's files alone.
+        """
+        if taker := self._taker():
+            raise RunError(f"{self.run} has been taken over by {taker}, and this start of it ends here")
+
     def _settle(self) -> None:
         """Of two that found the same dead lock, the slower one has removed the quicker one's; that one ends here."""
         time.sleep(SETTLE_S)
@@ -75,7 +83,7 @@ class RunLock:
 
     def _beat(self) -> None:
         beats = 0
-        while not self._ended.wait(HEARTBEAT_S) and not self._is_taken():
+        while not self._ended.wait(HEARTBEAT_S) and not self._taker():
             beats += 1
             with suppress(OSError):  # a full disk now is no reason to be taken for dead later
                 write_json(self.run.lock_file, {**self._me, "beats": beats})
@@ -87,14 +95,15 @@ class RunLock:
         except RunError:
             return False
 
-    def _is_taken(self) -> bool:
-        """Whether somebody has, for certain: a storage that does not answer now has not given it to anybody."""
+    def _taker(self) -> str | None:
+        """Who has taken it over, for certain: a storage that does not answer now has not given it to anybody."""
         try:
-            return not self._me.items() <= json.loads(self.run.lock_file.read_bytes()).items()
+            holder = json.loads(self.run.lock_file.read_bytes())
         except FileNotFoundError:
-            return True
+            return "another start"
         except (OSError, ValueError):
-            return False
+            return None
+        return None if self._me.items() <= holder.items() else f"process {holder.get('pid')} on {holder.get('host')}"
 
     def _refuse_or_remove(self) -> None:
         """Raises a RunError where the holder lives, else removes what it left behind."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -41,7 +42,8 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
 
     Raises:
         UsageError: where the configuration does not fit the data, the cluster, or the search of this name.
-        RunError: where another process is at it, its files are damaged, or no trial came to its last epoch.
+        RunError: where another process is at it, or takes it over, its files are damaged, or no trial came to its last
+            epoch.
     """
     with join() as cluster:
         plan, data, base = make_search_plan(config, machine_of(cluster))
@@ -49,8 +51,8 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
         if fresh and plan.search.path.exists():
             _move_aside(plan, console)
         plan.search.trials_dir.mkdir(parents=True, exist_ok=True)
-        with RunLock(plan.search):
-            search = Search(plan, data, base, console, draw)
+        with RunLock(plan.search) as lock:
+            search = Search(plan, data, base, console, draw, lock)
             if retry_failed:
                 search.trials.retry_failed()
                 search.finals.retry_failed()
@@ -60,8 +62,9 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
 def _move_aside(plan: SearchPlan, console: Console) -> None:
     """Keeps the old search of this name under another; a requeued batch job goes on with what it has begun."""
     search = plan.search
-    if search.exists() and is_requeued_from(search.read().get("job")):
-        return
+    with suppress(RunError):  # damaged: a reason to start over
+        if search.exists() and is_requeued_from(search.read().get("job")):
+            return
     aside = search.path.with_name(f"{search.name}.{time.strftime('%Y%m%dT%H%M%S')}")
     with RunLock(search):
         pass  # refuses where it is going on
@@ -72,21 +75,22 @@ def _move_aside(plan: SearchPlan, console: Console) -> None:
 class Search:
     """A search that this program holds: its plan, and what is known of its trials and final runs."""
 
-    def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw):
+    def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw, lock: RunLock):
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
         check_same(plan.search, self._state["identity"], plan.identity, IDENTITY_DEFAULTS)
         plan = plan.as_begun(self._state)
-        self.plan, self.data, self.console, self._draw = plan, data, console, draw
+        self.plan, self.data, self.console, self._draw, self._lock = plan, data, console, draw, lock
         self._write(**plan.settings(), job=job_id())
         store_base(plan.search.trial(1), base.sha256, base.data)
-        self.trials = Ledger(plan.metric, plan.mode)
+        self.trials = Ledger(plan.metric, plan.mode, lock.check)
         self.trials.take_in(plan.search.trials())
-        self.finals = Ledger(plan.metric, plan.mode)
+        self.finals = Ledger(plan.metric, plan.mode, lock.check)
         self.finals.take_in(plan.search.finals())
 
     def run(self, stop: StopSignals) -> int:
         """Does what is left of the search; returns the exit code."""
-        trials = TrialJobs(self.plan, self.trials, self._choose)
+        self._catch_up()
+        trials = TrialJobs(self.plan, self.trials, self._ended)
         if not trials.total and not self._final_jobs().total:
             self._check_finals()
             say(f"search {self.plan.search.name} is finished: nothing to do\n{self._result()}", self.console)
@@ -132,13 +136,14 @@ class Search:
         total = len(jobs.ledger.records()) + jobs.total - jobs.begun
 
         def asked() -> bool:
+            self._lock.check()
             display.update(jobs.ledger.records(), total)
             if stop.asked():
                 display.stopping()
             return stop.asked()
 
         display.waiting(f"starting {place}")
-        display.update(jobs.ledger.records(), total, force=True)
+        display.begin(jobs.ledger.records(), total)
         run_trials(jobs, place, scheduler, self.plan, display.show, asked)
         display.update(jobs.ledger.records(), total, force=True)
 
@@ -158,10 +163,23 @@ class Search:
             self._write(choice={**choice, "finals": jobs.names})
         return jobs
 
-    def _choose(self, ended: Record) -> None:
+    def _catch_up(self) -> None:
+        """Does what follows from the ends of trials: an earlier start may have been killed before it could."""
+        for record in self.trials.records():
+            self._describe(record)
+        self._choose()
+
+    def _ended(self, record: Record) -> None:
+        """Does what follows from the end of a trial."""
+        self._describe(record)
+        self._choose()
+
+    def _describe(self, record: Record) -> None:
+        if record.has_ended and record.value is not None:
+            write_hparams(self.trials.run(record.run).tensorboard_dir, record.parameters, self.plan.metric)
+
+    def _choose(self) -> None:
         """Chooses anew, as far as the trials have come."""
-        if ended.has_ended and ended.value is not None:
-            write_hparams(self.trials.run(ended.run).tensorboard_dir, ended.parameters, self.plan.metric)
         choice = choose(
             self.trials.records(), self.plan.mode, lambda record: self.plan.depth(record.parameters), self._error_of
         )
@@ -183,6 +201,7 @@ class Search:
             raise RunError("\n".join([*broken, "the same command with --retry-failed tries again"]))
 
     def _write(self, **changes: Any) -> None:
+        self._lock.check()
         self._state = {**self._state, **changes}
         write_json(self.plan.search.search_file, self._state)
 
@@ -226,7 +245,9 @@ class Search:
         chosen = self.trials.record(choice["cheapest"])
         kind = " of a tile-level split" if plan.config.data.split == "random" else ""
         over = (
-            " over tiles, since validation has one slide or patient" if self._state["data"]["val_groups"] == 1 else ""
+            " over tiles, since validation has one slide or patient"
+            if self._state["data"].get("val_groups") == 1
+            else ""
         )
         lines = [
             f"best: trial {choice['best']}, {plan.metric} {choice['value']:.4f} (standard error "

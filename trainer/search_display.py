@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainer.rundir import Json, SearchDir
 from trainer.space import Parameters
 
 UPDATE_S = 1.0
+DRAW_S = 5.0  # some files of each trial are read for it
 Draw = Callable[[Path, int, int], Iterable[RenderableType]]
 """Draws what is known of a search, in so many columns and lines of a terminal."""
 
@@ -32,8 +34,10 @@ class SearchDisplay(LiveDisplay):
         self._search, self._draw = search, draw
         self._metric, self._sign = metric, {"max": -1, "min": 1}[mode]
         self._rates: dict[str, float] = {}
-        self._shown: dict[str, tuple[str, int, int]] = {}
-        self._updated = 0.0
+        self._shown: dict[str, tuple[str, int]] = {}
+        self._updated = -math.inf
+        self._drawn = -math.inf
+        self._table: list[RenderableType] = []
 
     def show(self, message: Json) -> None:
         """Shows one message of a trial."""
@@ -43,6 +47,11 @@ class SearchDisplay(LiveDisplay):
             for line in message["lines"]:
                 say(f"trial {message['run']}: {line}", self.console)
 
+    def begin(self, records: Sequence[Record], total: int) -> None:
+        """Shows where trials stand when some of them are to be trained: what happened to them before is no news."""
+        self._shown |= {record.run: (record.status, record.failures) for record in records}
+        self.update(records, total, force=True)
+
     def update(self, records: Sequence[Record], total: int, *, force: bool = False) -> None:
         """Shows what is known of all trials: what has changed as lines, where they stand as a table."""
         if not force and time.monotonic() - self._updated < UPDATE_S:
@@ -51,22 +60,25 @@ class SearchDisplay(LiveDisplay):
         for record in records:
             self._say_change(record)
         if self._live:
-            width, height = self.console.size
-            self._live.update(
-                Group(*self._draw(self._search.path, width, height - 2), Text(self._summary(records, total)))
-            )
+            if force or time.monotonic() - self._drawn >= DRAW_S:
+                self._draw_table()
+            self._live.update(Group(*self._table, Text(self._summary(records, total))))
         else:
             self._say_now_and_then(self._summary(records, total))
 
+    def _draw_table(self) -> None:
+        """Draws the table anew; the last one stays where files cannot be read now, for that ends no search."""
+        self._drawn = time.monotonic()
+        width, height = self.console.size
+        with suppress(Exception):
+            self._table = list(self._draw(self._search.path, width, height - 2))
+
     def _say_change(self, record: Record) -> None:
-        name, state = record.run, (record.status, record.failures, record.epoch)
-        before = self._shown.get(name)
-        self._shown[name] = state
-        if before is None:
-            return
-        if record.failures > before[1]:
-            say(f"trial {name} {record.notes[-1]}", self.console)
-        if record.has_ended and before[0] != record.status:
+        status, failures = self._shown.get(record.run, ("waiting", 0))
+        self._shown[record.run] = record.status, record.failures
+        if record.failures > failures:
+            say(f"trial {record.run} {record.notes[-1]}", self.console)
+        if record.has_ended and status != record.status:
             say(ended_line(record, self._metric), self.console)
 
     def _summary(self, records: Sequence[Record], total: int) -> str:

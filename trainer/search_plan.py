@@ -114,7 +114,7 @@ class SearchPlan:
         return _groups(self.config, self.known_parameters())
 
     def make_searcher(self, known: int) -> Searcher:
-        """What chooses the parameters of trials; `known`: how many have ended already."""
+        """What chooses the parameters of trials; `known`: how many have been proposed already."""
         if self.config.search.searcher == "optuna":
             return Tpe(self.space, self.config.run.seed, self.mode, known)
         return _independent(self.config, self.space)

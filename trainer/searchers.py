@@ -18,8 +18,12 @@ class Searcher(Protocol):
         """The parameters of this trial."""
         ...
 
-    def learn(self, number: int, parameters: Parameters, values: Sequence[float], *, whole: bool) -> None:
-        """Takes in a trial that has ended: its value after each epoch, and whether it came to its last."""
+    def take_in(self, number: int, parameters: Parameters) -> None:
+        """Takes in a trial that an earlier start proposed."""
+        ...
+
+    def learn(self, number: int, values: Sequence[float], status: str) -> None:
+        """Learns how a trial ended, and its value after each epoch."""
         ...
 
 
@@ -33,7 +37,10 @@ class RandomSearch:
         """The parameters of this trial."""
         return self._space.sample(np.random.default_rng([self._seed, number]))
 
-    def learn(self, number: int, parameters: Parameters, values: Sequence[float], *, whole: bool) -> None:
+    def take_in(self, number: int, parameters: Parameters) -> None:
+        """Nothing follows from it."""
+
+    def learn(self, number: int, values: Sequence[float], status: str) -> None:
         """Nothing is learned."""
 
 
@@ -50,18 +57,22 @@ class GridSearch:
         """The parameters of this trial."""
         return self._all[number - 1]
 
-    def learn(self, number: int, parameters: Parameters, values: Sequence[float], *, whole: bool) -> None:
+    def take_in(self, number: int, parameters: Parameters) -> None:
+        """Nothing follows from it."""
+
+    def learn(self, number: int, values: Sequence[float], status: str) -> None:
         """Nothing is learned."""
 
 
 class Tpe:
     """Tree-structured Parzen estimator (Bergstra et al. 2011), as Optuna has it.
 
-    Trials that were stopped early are told as such, with all they reached; one that has no value counts as the worst.
+    Trials that were stopped early are told as such, with all they reached; one that diverged before it had a value
+    counts as the worst. From one that failed, which says nothing of its parameters, nothing is learned.
     """
 
     def __init__(self, space: Space, seed: int, mode: str, known: int = 0):
-        """`known`: trials of earlier starts, so that a restart does not draw what the first start drew."""
+        """`known`: trials that earlier starts proposed, so that a restart does not draw what they drew."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -80,27 +91,24 @@ class Tpe:
         trial = self._asked[number] = self._study.ask(self._distributions)
         return {key: self._value(key, trial.params[key]) for key in self._space.options}
 
-    def learn(self, number: int, parameters: Parameters, values: Sequence[float], *, whole: bool) -> None:
-        """Takes in a trial that has ended."""
-        asked = self._asked.pop(number, None)
+    def take_in(self, number: int, parameters: Parameters) -> None:
+        """Takes in a trial that an earlier start proposed; it runs until it is told of."""
+        self._study.enqueue_trial({key: self._told(key, value) for key, value in parameters.items()})
+        self._asked[number] = self._study.ask(self._distributions)
+
+    def learn(self, number: int, values: Sequence[float], status: str) -> None:
+        """Learns how a trial ended."""
+        trial, states = self._asked.pop(number), self._optuna.trial.TrialState
         found = [value for value in values if math.isfinite(value)]
-        best = {"MAXIMIZE": max, "MINIMIZE": min}[self._study.direction.name]
-        states = self._optuna.trial.TrialState
-        whole = whole and bool(found)
-        if asked is not None:
+        if status == "failed":
+            self._study.tell(trial, state=states.FAIL)
+        elif status == "done" and found:
+            best = {"MAXIMIZE": max, "MINIMIZE": min}[self._study.direction.name]
+            self._study.tell(trial, best(found))
+        else:
             for epoch, value in enumerate(found, 1):
-                asked.report(value, epoch)
-            self._study.tell(asked, best(found) if whole else None, states.COMPLETE if whole else states.PRUNED)
-            return
-        self._study.add_trial(
-            self._optuna.trial.create_trial(
-                state=states.COMPLETE if whole else states.PRUNED,
-                params={key: self._told(key, value) for key, value in parameters.items()},
-                distributions=self._distributions,
-                value=best(found) if found else None,
-                intermediate_values=dict(enumerate(found, 1)),
-            )
-        )
+                trial.report(value, epoch)
+            self._study.tell(trial, state=states.PRUNED)
 
     def _distribution(self, values: Interval | Options) -> Any:
         kinds = self._optuna.distributions

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.rundir import Json
 
+HPARAMS = ".hparams"
 TOLD_OTHERWISE = {"epoch", "step", "attempt", "world_size"}
 
 
@@ -35,11 +36,13 @@ def with_events(report: Callable[[Json], bool], folder: Path, attempt: int) -> C
 
 
 def write_hparams(folder: Path, parameters: Mapping[str, Any], metric: str) -> None:
-    """Writes a trial's parameters for TensorBoard's HParams, which finds the metric among the run's own figures."""
+    """Writes a trial's parameters, once, for TensorBoard's HParams, which finds the metric among the run's figures."""
+    if any(folder.glob(f"*{HPARAMS}")):
+        return
     from tensorboardX.summary import hparams
 
     plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in parameters.items()}
-    file = _EventFile(folder, ".hparams")
+    file = _EventFile(folder, HPARAMS)
     for summary in hparams(plain, {metric: 0.0}):
         file.write(summary=summary)
     file.flush()

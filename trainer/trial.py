@@ -70,7 +70,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         self._runs, self._metric = [RunDir(Path(path)) for path in config["runs"]], config["metric"]
         self._stepwise = None
         self._ready: deque[Json | RunError] = deque()
-        self._broken: list[RunError] = []
+        self._broken: list[Json] = []
 
     def _begin(self) -> Stepwise:
         """Begins with those that have not ended: an earlier start may have told of some."""
@@ -81,7 +81,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
             try:
                 plan, finished = self._plan(run, plans)
             except (UsageError, RunError) as error:  # perhaps of this node alone, so that it is tried again
-                self._broken.append(RunError("; ".join(map(str, error.args))))
+                self._broken.append(_broke(run, "; ".join(map(str, error.args))))
             else:
                 if finished:
                     self._ready.append(self._end(run, Outcome("done")))
@@ -111,11 +111,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         )
 
     def _results(self, reached: Json | list[Outcome]) -> list[Json | RunError]:
-        """What to tell Tune, one by one; that one failed comes last, since Tune starts what is left again."""
+        """What to tell Tune, one by one; an error comes last, with which Tune starts again what broke."""
         if isinstance(reached, list):
             ends = [(run, one) for run, one in zip(self._training, reached, strict=True) if run.name in self._untold]
             told = [self._end(run, one) for run, one in ends if one.status != "failed"]
-            return [*told, *self._broken, *(RunError(one.message) for _, one in ends if one.status == "failed")]
+            broken = [*self._broken, *(_broke(run, one.message) for run, one in ends if one.status == "failed")]
+            return [*told, *broken, *([RunError("broke")] if broken else [])]
         if reached["phase"] == "diverged":
             (run,) = [run for run in self._training if run.name == reached["run"]]
             return [self._end(run, Outcome("diverged", reached["message"]))]
@@ -129,6 +130,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         last = history[-1] if history else {"epoch": 0, self._metric: math.nan}
         status = "waiting" if outcome.status == "stopped" else outcome.status
         return {**last, "trial": run.name, "status": status, "message": outcome.message, "done": not self._untold}
+
+
+def _broke(run: RunDir, why: str) -> Json:
+    """That a trial is to be started again; without a score, so that no scheduler judges it."""
+    return {"trial": run.name, "epoch": 0, "status": "broken", "message": why}
 
 
 def _base(run: RunDir, weights: str) -> Base | None:
@@ -145,5 +151,5 @@ def _training(plans: Sequence[Plan]) -> Train:
     if not plans:
         return lambda *_: []
     if plans[0].scale.workers > 1:
-        return lambda report, asked: train_on_group(plans, report, asked)
+        return lambda report, asked: train_on_group(plans, report, asked, waits=True)
     return lambda report, _: work_alone(plans, report)

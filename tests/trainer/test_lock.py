@@ -97,6 +97,17 @@ def test_a_holder_that_lost_its_run_leaves_the_new_ones_lock_alone(
     assert json.loads(run.lock_file.read_text())["host"] == "elsewhere"
 
 
+def test_who_has_taken_a_run_over_is_said(run: RunDir) -> None:
+    with RunLock(run) as held:
+        held.check()
+        edit(run, host="elsewhere", pid=17)
+        with pytest.raises(RunError, match="has been taken over by process 17 on elsewhere"):
+            held.check()
+        run.lock_file.unlink()
+        with pytest.raises(RunError, match="has been taken over by another start"):
+            held.check()
+
+
 def test_of_two_that_take_over_one_dead_lock_one_ends(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one removes and replaces the lock just after we have taken it."""
     with RunLock(run):
@@ -131,9 +142,10 @@ def test_a_storage_that_does_not_answer_has_not_given_the_run_away(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.05)
-    with RunLock(run):
+    with RunLock(run) as held:
         aside = run.lock_file.rename(run.path / "aside")
         run.lock_file.mkdir()  # every read of it is an error
+        held.check()
         time.sleep(0.3)
         run.lock_file.rmdir()
         aside.rename(run.lock_file)

@@ -36,7 +36,7 @@ def run(make_config: MakeConfig, weights: Path) -> RunDir:
     config = make_config(**{**options, "model.weights": str(weights)})
     plan, data, base = make_search_plan(config, this_machine())
     run = plan.search.trial(1)
-    Ledger(plan.metric, plan.mode).add(run, plan.record(run, run.name, 1, PARAMETERS))
+    Ledger(plan.metric, plan.mode, check=lambda: None).add(run, plan.record(run, run.name, 1, PARAMETERS))
     write_json(plan.search.search_file, plan.description(data))
     store_base(run, base.sha256, base.data)
     run.config_file.write_text(dump(plan.trial_config(run, PARAMETERS)))
@@ -61,6 +61,11 @@ def test_its_starting_weights_are_those_that_the_search_keeps(run: RunDir, weigh
 def test_what_this_node_lacks_is_no_end_of_the_trial(run: RunDir) -> None:
     """It breaks, as for any other reason that a next start may not have, and Tune starts it again."""
     run.config_file.write_text(run.config_file.read_text().replace("tiles: /", "tiles: /not-mounted/"))
-    with pytest.raises(RunError, match=r"data\.tiles: .*not-mounted"):
-        trial_of(run).step()
+    trial = trial_of(run)
+    told = trial.step()
+    assert (told["trial"], told["status"]) == (run.name, "broken")
+    assert "data.tiles: " in told["message"]
+    assert "not-mounted" in told["message"]
+    with pytest.raises(RunError):
+        trial.step()
     assert read_json(run.trial_file)["status"] == "waiting"

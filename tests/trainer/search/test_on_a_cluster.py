@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.head import Head, running_head
-from tests.trainer.search.searches import Command, search_of, trials_of
+from tests.trainer.search.searches import Command, search_of, trials_of, wait_until
+from trainer.rundir import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
@@ -25,8 +31,8 @@ def head() -> Iterator[Head]:
         yield running
 
 
-def on(head: Head, config: Path) -> Command:
-    return Command(config, RAY_ADDRESS=head.ray_address, **head.environment)
+def on(head: Head, config: Path, **variables: str) -> Command:
+    return Command(config, RAY_ADDRESS=head.ray_address, **head.environment, **variables)
 
 
 def alive(head: Head, *kinds: str) -> list[Any]:
@@ -86,3 +92,37 @@ def test_trials_of_four_workers_take_turns(head: Head, make: Callable[..., Path]
     runs = search_of(config).trials()
     assert {line["world_size"] for run in runs for line in run.read_metrics()} == {4}
     wait_until_free(head)
+
+
+@contextmanager
+def held(head: Head, cpus: int) -> Iterator[None]:
+    """So many cores of the cluster in somebody else's hands."""
+    hold = (
+        "import ray, time; ray.init(log_to_driver=False); "
+        f"ray.get(ray.util.placement_group([{{'CPU': {cpus}}}]).ready()); print('held', flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, **head.environment, "RAY_ADDRESS": head.ray_address}
+    with subprocess.Popen([sys.executable, "-c", hold], env=environment, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert "held" in holder.stdout.readline()
+        yield
+        holder.kill()
+
+
+def test_a_trial_waits_for_its_workers_room_and_hears_a_stop_meanwhile(head: Head, make: Callable[..., Path]) -> None:
+    """More than the four times that a run would wait for; it fails not once."""
+    options = {"search.trials": 1, "scale.workers": 4, "scale.cpus_per_worker": 1, "search.retries": 0}
+    config = make(**options, **{"loop.epochs": 1})
+    trial = search_of(config).trial(1).trial_file
+    with held(head, 3):
+        waiting = on(head, config, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="1")
+        wait_until(lambda: trial.exists() and read_json(trial)["status"] == "running", waiting)
+        time.sleep(40)
+        assert read_json(trial)["status"] == "running"
+        waiting.process.send_signal(signal.SIGTERM)
+        code, output = waiting.end()
+        assert code == 75, output
+    code, output = on(head, config).end(600)
+    assert code == 0, output
+    (one,) = trials_of(config)
+    assert (one["status"], one["failures"]) == ("done", 0)

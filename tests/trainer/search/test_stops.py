@@ -20,7 +20,7 @@ from tests.trainer.search.searches import (
     weights,
 )
 from trainer.checkpoint import listed
-from trainer.rundir import Json, read_json
+from trainer.rundir import Json, RunDir, read_json, write_json
 
 
 @pytest.mark.usefixtures("nothing_is_left")
@@ -72,30 +72,40 @@ class Trained:
         self.weights = {run.name: weights(run) for run in search_of(config).trials()}
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("nothing_is_left")
-def test_killed_at_random_moments_no_ended_trial_is_run_again_and_the_same_one_wins(make: Callable[..., Path]) -> None:
-    """SIGKILL of the driver, five times; against a search of the same seed that nobody disturbed, to the bit."""
-    options = {"search.trials": 4, "loop.epochs": 3, "loop.checkpoint_every": 2, "scale.cpus_per_worker": 1}
-    quiet = make(**options, **{"run.name": "undisturbed"})
-    code, output = Command(quiet).end()
-    assert code == 0, output
-    undisturbed = Trained(quiet)
-
-    config = make(**options, **{"run.name": "disturbed"})
+def kill_at_random_moments(config: Path, times: int) -> dict[str, Json]:
+    """SIGKILL of the driver, again and again; the records of the trials that had ended, which no start touches."""
     seed = random.randrange(10**6)
     print(f"moments are drawn from {seed}")
     moments = random.Random(seed)
     ended: dict[str, Json] = {}
-    for _ in range(5):
+    for _ in range(times):
         command = Command(config)
         with suppress(subprocess.TimeoutExpired):
             command.process.wait(timeout=moments.uniform(20, 60))
         command.kill()
         for one in trials_of(config):
             assert ended.get(one["run"], one) == one, "a trial that had ended was touched"
-            if one["status"] == "done":
+            if one["ended"]:
                 ended[one["run"]] = one
+    return ended
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_is_left")
+@pytest.mark.parametrize("share", [False, "auto"], ids=["alone", "together"])
+def test_killed_at_random_moments_no_ended_trial_is_run_again_and_the_same_one_wins(
+    make: Callable[..., Path], share: object
+) -> None:
+    """Against a search of the same seed that nobody disturbed, to the bit."""
+    options = {"search.trials": 4, "loop.epochs": 3, "loop.checkpoint_every": 2, "scale.cpus_per_worker": 1}
+    options["search.share_trunk"] = share
+    quiet = make(**options, **{"run.name": "undisturbed"})
+    code, output = Command(quiet).end()
+    assert code == 0, output
+    undisturbed = Trained(quiet)
+
+    config = make(**options, **{"run.name": "disturbed"})
+    ended = kill_at_random_moments(config, times=5)
     code, output = Command(config).end()
     assert code == 0, output
     disturbed = Trained(config)
@@ -105,6 +115,32 @@ def test_killed_at_random_moments_no_ended_trial_is_run_again_and_the_same_one_w
     assert disturbed.values == undisturbed.values
     assert disturbed.weights == undisturbed.weights
     assert disturbed.choice == undisturbed.choice
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_is_left")
+@pytest.mark.parametrize(("searcher", "scheduler"), [("optuna", "asha"), ("optuna", "median"), ("random", "median")])
+def test_killed_at_random_moments_a_search_that_learns_goes_on_learning(
+    make: Callable[..., Path], searcher: str, scheduler: str
+) -> None:
+    """What is tried and stopped depends on who was quicker; what has ended stays, and nothing is tried twice."""
+    options = {"search.trials": 8, "search.searcher": searcher, "search.scheduler": scheduler, "search.reduction": 2}
+    config = make(**options, **{"search.grace_epochs": 1, "loop.epochs": 4, "scale.cpus_per_worker": 1})
+    ended = kill_at_random_moments(config, times=3)
+    code, output = Command(config).end()
+    assert code == 0, output
+    records = {one["run"]: one for one in trials_of(config)}
+    assert len(records) == len({one["parameters"]["optim.lr"] for one in records.values()}) == 8
+    assert {one["status"] for one in records.values()} <= {"done", "stopped"}
+    assert not any(one["failures"] for one in records.values())
+    assert {name: records[name] for name in ended} == ended
+    for name, one in records.items():
+        told = [line["val/balanced_accuracy"] for line in RunDir(search_of(config).trials_dir / name).read_metrics()]
+        assert (one["epoch"], one["value"]) == (len(told), max(told))
+    done = {name: one["value"] for name, one in records.items() if one["status"] == "done"}
+    choice = search_of(config).read()["choice"]
+    assert (choice["of"], choice["candidates"]) == (8, len(done))
+    assert choice["value"] == max(done.values())
 
 
 @pytest.mark.slow
@@ -139,3 +175,22 @@ def test_a_trial_that_is_killed_goes_on_and_one_that_always_breaks_fails(
     assert code == 0, output
     assert [record["status"] for record in trials_of(config)] == ["done", "done"]
     assert trials_of(config)[0] == one
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_is_left")
+def test_a_driver_whose_search_was_taken_over_ends_and_takes_nothing_back(make: Callable[..., Path]) -> None:
+    """The other one, which took the lock and claimed the trial's next attempt, is played by hand."""
+    config = make(**{"search.trials": 1, "loop.epochs": 50})
+    search, run = search_of(config), search_of(config).trial(1)
+    command = Command(config)
+    wait_until(lambda: run.trial_file.exists() and read_json(run.trial_file)["epoch"] >= 1, command)
+    write_json(search.lock_file, {**read_json(search.lock_file), "host": "elsewhere", "pid": 17})
+    before = [file.read_bytes() for file in (run.trial_file, search.search_file)]
+    assert run.claim_attempt(2, {"resumed_step": listed(run)[0].step})
+    code, output = command.end(60)
+    assert code == 1, output
+    assert "taken over by process 17 on elsewhere" in output
+    assert [file.read_bytes() for file in (run.trial_file, search.search_file)] == before
+    assert run.newest_attempt() == 2
+    assert search.lock_file.exists()
