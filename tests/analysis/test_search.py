@@ -139,7 +139,7 @@ def test_a_trial_that_is_not_there_yet_or_damaged_does_not_hide_the_others(searc
 
 
 def test_an_epoch_that_the_search_has_not_heard_of_counts(search: SearchDir) -> None:
-    write_trial(search, 2, GIVEN, values=(0.4, 0.6), status="stopped", epoch=0, value=None)
+    write_trial(search, 2, GIVEN, values=(0.4, 0.6), status="running", epoch=0, value=None)
     trial = read_search(search.path).trial("0002")
     assert (trial.epoch, trial.value, trial.balanced_accuracy) == (2, 0.6, 0.6)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Lose, Slurm
+from tests.slurm.cluster import Job, Lose, Slurm
 from tests.slurm.training import make_config, train
 from trainer.checkpoint import listed
 from trainer.rundir import Json, SearchDir, read_json
@@ -46,10 +46,14 @@ def running_on(search: SearchDir, node: str) -> list[str]:
     ]
 
 
+def on_both_nodes(search: SearchDir, job: Job) -> bool:
+    return len(job.nodes) == 2 and all(running_on(search, node) for node in job.nodes)
+
+
 def test_stopped_and_requeued_it_goes_on_in_every_trial(slurm: Slurm, given: tuple[Path, SearchDir]) -> None:
     config, search = given
     job = train(slurm, config, script="tune.sh")
-    job.wait_until(lambda: all(running_on(search, node) for node in job.nodes), "trials on both nodes")
+    job.wait_until(lambda: on_both_nodes(search, job), "trials on both nodes")
     slurm("scancel", "--batch", "--signal=USR1", job.number)
     job.wait_until(lambda: job.fact("Restarts") == "1", "its requeue")
     assert search.read()["state"] == "stopped"
@@ -72,7 +76,7 @@ def test_a_lost_node_takes_no_trial_along(slurm: Slurm, given: tuple[Path, Searc
     """Its trials go on elsewhere, from their checkpoints; the others do not notice."""
     config, search = given
     job = train(slurm, config, options=("--no-kill",), script="tune.sh")
-    job.wait_until(lambda: all(running_on(search, node) for node in job.nodes), "trials on both nodes")
+    job.wait_until(lambda: on_both_nodes(search, job), "trials on both nodes")
     lost = running_on(search, job.nodes[1])
     lose(job.nodes[1], "kill")
     assert job.end() == "COMPLETED", job.said
