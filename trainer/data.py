@@ -62,16 +62,12 @@ class RunData:
         """The same, read from copies on this node's own disk; variables in `folder` are this node's.
 
         Raises:
-            RunError: where a variable is not set here, or there is no room.
+            UsageError: where a variable is not set here.
+            RunError: where there is no room.
         """
-        place = os.path.expandvars(folder)
-        if "$" in place:
-            raise RunError(
-                f"data.stage: {folder} names a variable that is not set on {socket.gethostname()}; name a folder on "
-                "the nodes' own disks, such as /tmp"
-            )
-        external = {name: stage(store, Path(place)) for name, store in self.external.items()}
-        return replace(self, store=stage(self.store, Path(place)), external=external)
+        place = stage_folder(folder)
+        external = {name: stage(store, place) for name, store in self.external.items()}
+        return replace(self, store=stage(self.store, place), external=external)
 
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of each store, by its key in the configuration."""
@@ -92,6 +88,21 @@ class RunData:
             for name, count in shared.items()
             if count
         ]
+
+
+def stage_folder(folder: str) -> Path:
+    """`data.stage` on this node.
+
+    Raises:
+        UsageError: where it names a variable that is not set here.
+    """
+    place = os.path.expandvars(folder)
+    if "$" in place:
+        raise UsageError(
+            f"data.stage: {folder} names a variable that is not set on {socket.gethostname()}; name a folder on the "
+            "nodes' own disks, such as /tmp"
+        )
+    return Path(place)
 
 
 def _description(store: TileStore) -> Json:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.checkpoint import store_base
 from trainer.config import IDENTITY_DEFAULTS, Config, deviations, dump, identity
-from trainer.data import RunData, open_data, write_split
+from trainer.data import RunData, open_data, stage_folder, write_split
 from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
 from trainer.identity import check_same, derived_name, digest
@@ -90,6 +90,9 @@ def make_plan(
         base = base or load_base(config.model.weights, config.run.seed)
     with problems.kept():
         data = open_data(config)
+    with problems.kept():
+        if config.data.stage is not None and not machine.cluster:  # a cluster's nodes have variables of their own
+            stage_folder(config.data.stage)
     with problems.kept("data.class_names"):
         class_names = _class_names(config.data.class_names)
     with problems.kept():

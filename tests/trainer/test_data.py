@@ -6,6 +6,8 @@ import pytest
 from tests.conftest import MakeConfig
 from trainer.data import open_data
 from trainer.errors import UsageError
+from trainer.plan import make_plan
+from trainer.scale import Machine, this_machine
 from trainer.tiles.pack import pack
 
 
@@ -62,3 +64,22 @@ def test_what_is_wrong_with_each_store_is_said_at_once(make_config: MakeConfig, 
         "data.external.a",
         "data.split",
     ]
+
+
+def test_a_variable_that_names_no_folder_here_is_refused_before_anything_starts(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = make_config(**{"data.stage": "$NODE_DISK/tiles"})
+    with pytest.raises(UsageError, match=r"data.stage: \$NODE_DISK/tiles names a variable.*not set.*such as /tmp"):
+        make_plan(config, this_machine())
+    monkeypatch.setenv("NODE_DISK", str(tmp_path))
+    _, data, _ = make_plan(config, this_machine())
+    staged = data.staged("$NODE_DISK/tiles")
+    assert staged.store.path.is_relative_to(tmp_path / "tiles")
+    assert staged.fingerprints() == data.fingerprints()
+
+
+def test_a_cluster_s_nodes_have_variables_of_their_own(make_config: MakeConfig) -> None:
+    config = make_config(**{"data.stage": "$NODE_DISK/tiles"})
+    plan, _, _ = make_plan(config, Machine(((2, 0),), cluster=True))
+    assert plan.config.data.stage == "$NODE_DISK/tiles"
