@@ -42,7 +42,7 @@ def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool
 
     Raises:
         UsageError: where the configuration does not fit the data, the machine, or the run of this name.
-        RunError: where the run is being trained by another process, or its files are damaged.
+        RunError: where another process trains the run, or takes it over, or its files are damaged.
     """
     if debug:
         return _train(_alone(config), this_machine(), stop, fresh=fresh, debug=True)
@@ -106,7 +106,7 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
     elif mirror and _brought(mirror, console):
         plan, data, base = make_plan(config, machine)
     _make_directory(plan.run.path)
-    with RunLock(plan.run):
+    with RunLock(plan.run) as lock:
         write_run(plan, data, base)
         if is_finished(plan, data):
             _complete_mirror(plan, mirror, console)
@@ -115,7 +115,7 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
         say(_headline(plan, data), console)
         before = _progress(plan.run)
         with Display(console, live=not debug) as display:
-            outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display)
+            outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display, lock)
     if outcome.status == "stopped":
         check_progress(plan.run.fruitless_file, advanced=_progress(plan.run) != before)
     return _conclude(plan, outcome, console)
@@ -132,7 +132,7 @@ def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
     return outcome
 
 
-def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
+def _on_ray(plan: Plan, stop: StopSignals, display: Display, lock: RunLock) -> Outcome:
     scale = plan.scale
     display.waiting("starting Ray")
     with connect(cpus=scale.workers * scale.threads, gpus=scale.gpus):
@@ -147,6 +147,7 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
             display.show(message)
 
         def asked() -> bool:
+            lock.check()  # where this node is cut off, Ray may wait for ever, and the run goes on elsewhere
             if stop.asked() and not begun:
                 raise NotBegunError
             if stop.asked():
