@@ -67,8 +67,9 @@ def test_without_a_spare_node_a_job_waits_for_one(slurm: Slurm, given: tuple[Pat
 
 
 def first_is_over(job: Job) -> bool:
-    """Whether nothing of a requeued job's first start is left."""
-    return all("SLURM_RESTART_COUNT" in variables for variables in job.processes().values())
+    """Whether no task of a requeued job's first start is left; on a node that is cut off, srun waits for Slurm."""
+    tasks = [variables for variables in job.processes().values() if "SLURM_STEP_ID" in variables]
+    return all("SLURM_RESTART_COUNT" in variables for variables in tasks)
 
 
 def newest_alone_writes(run: RunDir) -> bool:
