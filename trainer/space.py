@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from trainer.config_errors import Explain
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INTERVALS = ("uniform", "loguniform", "randint", "quniform", "qloguniform", "qrandint")
 SETS = ("choice", "grid")
@@ -148,7 +149,10 @@ class Searchable:
     def _not_searchable(self, key: str) -> str:
         section, _, option = key.partition(".")
         if option in self.explain.sections.get(section, ()):
-            return "is the same for all trials, or they could not be compared; search options of model, optim, ..."
+            sections = ", ".join(sorted({name.partition(".")[0] for name in self.keys}))
+            return f"is the same for all trials, or they could not be compared; search options of {sections}"
+        if key in self.explain.sections:
+            return f"is a section; name one of its options: {', '.join(self.explain.sections[key])}"
         return self.explain.no_such_option(key)
 
 

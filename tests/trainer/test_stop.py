@@ -1,23 +1,66 @@
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
 from trainer import stop
-from trainer.stop import StopSignals
+from trainer.stop import STOP_SIGNALS, StopSignals
+
+TAKEN_OVER = """
+import os, signal, sys, time
+from trainer.stop import STOP_SIGNALS, StopSignals
+
+number = int(sys.argv[1])
+with StopSignals() as requests:
+    import numpy, torch
+
+    torch.ones(1 << 20).sum()  # starts its threads
+    signal.signal(number, lambda *_: os._exit(3))  # as a library that takes signals over
+    for _ in range(50):
+        os.kill(os.getpid(), number)
+    time.sleep(0.5)
+    sys.exit(0 if requests.asked() else 4)
+"""
+
+
+def wait_for(so: Callable[[], bool]) -> None:
+    deadline = time.perf_counter() + 5
+    while not so():
+        assert time.perf_counter() < deadline
+        time.sleep(0.01)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    wait_for(lambda: False)
 
 
 def test_a_second_int_counts_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = iter([100.0, 101.0, 104.9, 105.1])
-    monkeypatch.setattr(stop.time, "monotonic", lambda: next(moments))
-    before = signal.getsignal(signal.SIGINT)
+    now = 100.0
+    monkeypatch.setattr(stop.time, "monotonic", lambda: now)
+    handlers, mask = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with StopSignals() as requests:
         assert not requests.asked()
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert requests.asked()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+        wait_for(requests.asked)
+        now = 104.9
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        time.sleep(0.5)  # an interrupt would be here by now
+        now = 105.1
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+    assert signal.getsignal(signal.SIGINT) is handlers
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_library_that_takes_signals_over_gets_none(number: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", TAKEN_OVER, str(int(number))], check=False)
+    assert done.returncode == 0
