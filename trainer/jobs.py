@@ -66,6 +66,11 @@ class TrialJobs:
                 return runs
         return []
 
+    @property
+    def all_ended(self) -> bool:
+        """Whether all trials that were asked for have begun, and ended."""
+        return self._number >= self.plan.total and all(record.has_ended for record in self.ledger.records())
+
     def ended(self, name: str) -> None:
         """Has the searcher learn from a trial."""
         record = self.ledger.record(name)

@@ -28,7 +28,7 @@ from trainer.predict import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
 from trainer.search_display import Draw, SearchDisplay, described_all
-from trainer.search_plan import IDENTITY_DEFAULTS, SearchPlan, make_search_plan
+from trainer.search_plan import DEPTH, IDENTITY_DEFAULTS, SearchPlan, make_search_plan
 from trainer.selection import choose, error_of
 from trainer.stop import StopSignals
 from trainer.tensorboard import write_hparams
@@ -119,10 +119,14 @@ class Search:
                 from trainer.experiment import early_stopping, no_stopping
 
                 self._run_jobs(trials, plan.place, early_stopping(plan), display, stop)
-                if any(not record.has_ended for record in self.trials.records()):
+                if not trials.all_ended:
                     return False
                 finals = self._final_jobs()
                 self._write(state="final")
+                if finals.total:
+                    chosen = self._state["choice"]["cheapest"]
+                    new = _count(finals.total, "new seed")
+                    say(f"the choice, trial {chosen}, is trained again with {new}", self.console)
                 self._run_jobs(finals, plan.final_place, no_stopping(), display, stop)
         return all(self.finals.record(name).has_ended for name in finals.names)
 
@@ -233,8 +237,9 @@ class Search:
         if plan.config.run.mirror:
             lines.append("warning: run.mirror: a search is not copied; it is kept in run.storage alone")
         if plan.config.data.split == "random":
+            what = "a depth" if DEPTH in plan.space.options else "what"
             lines.append(
-                "warning: tile-level split: tiles of one slide are on both sides, so a depth that is chosen here may "
+                f"warning: tile-level split: tiles of one slide are on both sides, so {what} that is chosen here may "
                 "not hold for new patients"
             )
         tiles = int(self.data.counts()["train"].sum())

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +60,23 @@ def test_stopped_it_goes_on_and_may_be_asked_for_more(make: Callable[..., Path],
     assert len(more) == 5
     assert len({one["parameters"]["optim.lr"] for one in more}) == 5
     assert search_of(config).read()["choice"]["of"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_is_left")
+@pytest.mark.parametrize(("number", "after_s"), [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGUSR1, 5)])
+def test_stopped_while_ray_starts_it_is_stopped(make: Callable[..., Path], number: int, after_s: float) -> None:
+    """Ray has a handler of its own for TERM then; and nothing has begun of which all could have ended."""
+    config = make()
+    command = Command(config)
+    assert command.process.stdout
+    assert any("starting Ray" in line for line in command.process.stdout)
+    time.sleep(after_s)
+    os.killpg(command.process.pid, number)
+    code, output = command.end()
+    assert code == 75, output
+    assert "the same command goes on" in output
+    assert search_of(config).read()["state"] == "stopped"
 
 
 class Trained:
