@@ -64,8 +64,12 @@ def concurrency(asked: ScaleSection, machine: Machine, trials: int) -> Concurren
 def _does_not_fit(machine: Machine, share: float, threads: int, workers: int) -> str:
     where = f"the {machine.nodes} nodes of the cluster have" if machine.cluster else "this machine has"
     had = f"{sum(cores for cores, _ in machine.each)} cores" + (f" and {machine.gpus} GPUs" if share else "")
-    each = f"{threads} core{'s' if threads > 1 else ''}" + (f" and {share} GPU" if share else "")
+    each = _count(threads, "core") + (f" and {share} GPU" if share else "")
     return (
-        f"scale.workers: not one trial of {workers} workers with {each} each fits: {where} {had}; lower scale.workers, "
-        "scale.cpus_per_worker or scale.gpus_per_worker"
+        f"scale.workers: not one trial of {_count(workers, 'worker')} with {each} each fits: {where} {had}; "
+        "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"

@@ -197,7 +197,7 @@ def _scores(search: Search) -> Iterator[Column]:
         "val/loss",
         "loss",
         lambda trial: trial.best.get("val/loss"),
-        lambda trial: _decimals(trial.best.get("val/loss"), 3),
+        lambda trial: _loss(trial.best.get("val/loss")),
         also="loss",
     )
 
@@ -227,6 +227,11 @@ def _costs() -> Iterator[Column]:
 
 def _decimals(value: float | None, digits: int) -> str:
     return ABSENT if value is None else f"{value:,.{digits}f}"
+
+
+def _loss(value: float | None) -> str:
+    """Of a trial that is about to diverge, the order of magnitude is enough."""
+    return _decimals(value, 3) if value is None or abs(value) < 1e4 else f"{value:.1e}"
 
 
 def _with_ends(value: float | None, interval: Interval | None) -> str:

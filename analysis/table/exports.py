@@ -132,7 +132,7 @@ def page(table: TrialTable) -> dict[str, Any]:
 
 def _under(table: TrialTable) -> list[str]:
     """The lines under the table, where words stand for the marks."""
-    legend = notes.legend(table, good="within 1 SE:", chosen="choice:")
+    legend = notes.legend(table, good="within 1 SE:", chosen="")
     return [*legend, notes.sources(table.search), *notes.warnings(table.search)]
 
 

@@ -64,6 +64,9 @@ def _state(search: Search) -> str:
     state = str(search.facts["state"])
     if state == "done":
         return "done"
+    if not search.is_alive and _is_without_choice(search):
+        again = ", or --retry-failed" if any(trial.status == "failed" for trial in search.trials) else ""
+        return f"no trial came to its last epoch, so none is chosen; ask for more trials{again}"
     if not search.is_alive:
         failed = state == "final" and any(final.status == "failed" for final in search.finals)
         flag = " with --retry-failed, since a final run failed" if failed else ""
@@ -71,7 +74,13 @@ def _state(search: Search) -> str:
     return "training the choice again" if state == "final" else "running"
 
 
-def legend(table: TrialTable, *, good: str = "*", chosen: str = "> choice:") -> Iterator[str]:
+def _is_without_choice(search: Search) -> bool:
+    """Whether all trials that were asked for have ended, and none of them can be chosen."""
+    ended = sum(trial.status in ENDED for trial in search.trials)
+    return search.choice is None and 0 < len(search.trials) == ended >= int(search.facts.get("trials", 0))
+
+
+def legend(table: TrialTable, *, good: str = "*", chosen: str = "> ") -> Iterator[str]:
     """What the marks of good trials and of the chosen one mean; nothing where there are none."""
     search, choice = table.search, table.search.choice
     if choice is None:
@@ -80,7 +89,8 @@ def legend(table: TrialTable, *, good: str = "*", chosen: str = "> choice:") -> 
     written = [f"{field.label} {field.text(given[field.key])}" for field in table.fields if field.key in given]
     cheapest = " (smallest unfrozen depth)" if DEPTH in search.space else ""
     yield f"{good} no further than one standard error ({choice.standard_error:.3g}) from the best, {choice.best}"
-    yield f"{chosen} the cheapest of these{cheapest}, {', '.join([choice.cheapest, *written])}"
+    so_far = "" if search.facts["state"] in ("final", "done") else " so far"
+    yield f"{chosen}choice{so_far}: the cheapest of these{cheapest}, {', '.join([choice.cheapest, *written])}"
 
 
 def sources(search: Search) -> str:

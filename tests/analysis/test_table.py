@@ -340,6 +340,29 @@ def test_the_title_says_how_far_it_is(search: SearchDir, facts: dict[str, str], 
     assert printed(search)[0] == f"{title}4 of 6 trials ended (2 done, 1 stopped early, 1 diverged)"
 
 
+@pytest.mark.parametrize(("status", "again"), [("failed", ", or --retry-failed"), ("diverged", "")])
+def test_a_search_without_a_choice_says_what_there_is_to_do(search: SearchDir, status: str, again: str) -> None:
+    change(search, state="running", choice=None)
+    search.lock_file.unlink()
+    for run in search.trials():
+        run.trial_file.write_text(json.dumps({**read_json(run.trial_file), "status": status}))
+    expected = f"made: no trial came to its last epoch, so none is chosen; ask for more trials{again}; 4 of 4 "
+    assert printed(search)[0].startswith(expected)
+
+
+@pytest.mark.parametrize(("state", "so_far"), [("running", " so far"), ("stopped", " so far"), ("final", "")])
+def test_what_is_chosen_may_change_until_all_trials_have_ended(search: SearchDir, state: str, so_far: str) -> None:
+    change(search, state=state)
+    assert any(line.startswith(f"> choice{so_far}: the cheapest") for line in printed(search))
+
+
+def test_of_a_loss_beyond_all_measure_the_order_is_enough(search: SearchDir) -> None:
+    run = search.trial(3)
+    lines = [{**line, "val/loss": 19_236_332.9} for line in run.read_metrics()]
+    run.metrics_file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert "1.9e+07" in "\n".join(printed(search))
+
+
 def test_another_metric_has_a_column_of_its_own(search: SearchDir) -> None:
     change(search, metric="val/macro_f1")
     lines = printed(search)

@@ -187,6 +187,7 @@ def test_all_kinds_are_accepted(tmp_path: Path) -> None:
     [
         ("optim.lx", {"uniform": [0, 1]}, "optim.lx: there is no such option; did you mean optim.lr?"),
         ("lr", {"uniform": [0, 1]}, "lr: there is no such option; did you mean optim.lr?"),
+        ("optim", {"choice": [1]}, "optim: is a section; name one of its options: "),
         ("run.storage", {"choice": ["a"]}, "run.storage: is the same for all trials"),
         ("data.val_fraction", {"uniform": [0.1, 0.2]}, "data.val_fraction: is the same for all trials"),
         ("loop.best_metric", {"choice": ["val/loss"]}, "loop.best_metric: is the same for all trials"),
