@@ -15,6 +15,11 @@ LOOPBACK = "127.0.0.1"
 ONE_A_NODE = "srun --ntasks-per-node=1 python -m cluster ..."
 
 
+def nodes_counted(number: int) -> str:
+    """In words."""
+    return "1 node" if number == 1 else f"{number} nodes"
+
+
 class AllocationError(Exception):
     """The environment does not describe an allocation that a cluster can be made of."""
 

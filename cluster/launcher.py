@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.addresses import free_port_for_later
-from cluster.allocation import Allocation
+from cluster.allocation import Allocation, nodes_counted
 from cluster.early import EarlyStops
 from cluster.node import POLL_S, Node, NodeError
 from cluster.others import Others, Watch
@@ -119,10 +119,10 @@ def lead(node: Node, command: Sequence[str], requests: Requests) -> int:
         head = str(node.head_address)
         node.meeting.open_cluster(head)
         if not others.joined():
-            _say(f"Ray's head is up; it waits for {_nodes(node.allocation.nodes - 1)} more")
+            _say(f"Ray's head is up; it waits for {nodes_counted(node.allocation.nodes - 1)} more")
         # Their own wait ends first, so that they can say why they have not.
         node.wait(others.joined, check, "waiting", "the other nodes have not joined", LAST_WORDS_S)
-        _say(f"Ray cluster of {_nodes(node.allocation.nodes)} is up, its head at {head}")
+        _say(f"Ray cluster of {nodes_counted(node.allocation.nodes)} is up, its head at {head}")
         early.forget()
         variables = {**os.environ, **_job(node.allocation), "RAY_ADDRESS": head}
         return supervise(node, others, command, variables, requests)
@@ -201,10 +201,6 @@ def _job(allocation: Allocation) -> dict[str, str]:
     if allocation.pretended:
         return {}
     return {"TISSUEGRID_JOB": allocation.job, "TISSUEGRID_JOB_RESTARTS": str(allocation.restarts)}
-
-
-def _nodes(number: int) -> str:
-    return f"{number} node{'s' if number > 1 else ''}"
 
 
 def _say(text: str) -> None:

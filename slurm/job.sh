@@ -20,7 +20,7 @@ requeue() { # the same job once more, and so on from its last checkpoint; not fo
     local most=${TISSUEGRID_MAX_REQUEUES:-1000}
     if ((restarts >= most)); then
         echo "not requeued: $restarts times already (TISSUEGRID_MAX_REQUEUES=$most)" >&2
-    elif is_cancelled; then
+    elif is_ending_for cancelled; then
         echo "not requeued: the job is being cancelled" >&2
     else
         echo "$(date '+%F %T') requeued"
@@ -34,20 +34,18 @@ go_on() {
     exit 75
 }
 
-is_cancelled() { # what ends is not always meant to end: its time may be over, or it must make room
-    local facts
+is_ending_for() { # why Slurm ends the job now, if it does: time, room (for another job), or cancelled
+    local facts why=cancelled
     facts=$(scontrol --oneliner show job "$me")
-    [[ $facts == *JobState=COMPLETING* && $facts != *Reason=TimeLimit* && $facts == *PreemptTime=None* ]]
-}
-
-is_timed_out() {
-    [[ $(scontrol --oneliner show job "$me") == *JobState=COMPLETING*Reason=TimeLimit* ]]
+    [[ $facts == *PreemptTime=None* ]] || why=room
+    [[ $facts != *Reason=TimeLimit* ]] || why=time
+    [[ $facts == *JobState=COMPLETING* && $why == "$1" ]]
 }
 
 stop() { # asks the command; where time is over, Slurm soon kills this script too, so that it is now or never
     asked=1
     kill -USR1 "$step" # srun passes it on
-    if is_timed_out; then
+    if is_ending_for time; then
         requeue
     fi
 }

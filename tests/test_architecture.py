@@ -16,7 +16,7 @@ RAY = {
 }
 # Inside trainer, each layer may import those before it.
 LAYERS = [
-    {"errors", "progress", "durable", "stop", "job", "board", "standard_error"},
+    {"errors", "progress", "durable", "stop", "job", "board", "standard_error", "wording"},
     {"strict_yaml", "config_errors", "live"},
     {"space", "config_types"},
     {"config"},
@@ -44,7 +44,7 @@ LAYERS = [
     {"group"},
     {"launch"},
     {"search_plan", "stepwise"},
-    {"jobs", "trial"},
+    {"jobs", "trial", "search_preview"},
     {"experiment"},
     {"search"},
     {"demo"},
@@ -87,7 +87,7 @@ def test_imports_run_the_right_way(file: Path) -> None:
         if package == "analysis":
             assert top != "cluster", f"{file} imports {name}"
             if top == "trainer":
-                allowed = {"errors", "config", "tiles", "model", "checkpoint", "rundir", "standard_error"}
+                allowed = {"errors", "config", "tiles", "model", "checkpoint", "rundir", "standard_error", "wording"}
                 assert rest.split(".")[0] in allowed, f"{file} imports {name}"
         if package == "trainer":
             assert top != "analysis" or file.name == "__main__.py", f"{file} imports {name}"

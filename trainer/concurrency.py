@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from trainer.config import ScaleSection
 from trainer.errors import UsageError
 from trainer.scale import Machine, Scale, threads_each, use_gpus
+from trainer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,8 @@ def concurrency(asked: ScaleSection, machine: Machine, trials: int) -> Concurren
 def _does_not_fit(machine: Machine, share: float, threads: int, workers: int) -> str:
     where = f"the {machine.nodes} nodes of the cluster have" if machine.cluster else "this machine has"
     had = f"{sum(cores for cores, _ in machine.each)} cores" + (f" and {machine.gpus} GPUs" if share else "")
-    each = _count(threads, "core") + (f" and {share} GPU" if share else "")
+    each = counted(threads, "core") + (f" and {share} GPU" if share else "")
     return (
-        f"scale.workers: not one trial of {_count(workers, 'worker')} with {each} each fits: {where} {had}; "
+        f"scale.workers: not one trial of {counted(workers, 'worker')} with {each} each fits: {where} {had}; "
         "lower scale.workers, scale.cpus_per_worker or scale.gpus_per_worker"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -55,8 +53,7 @@ class RunLock:
         if taken_over:
             self._settle()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
-        with _signals_blocked():
-            self._beating.start()
+        self._beating.start()
         return self
 
     def __exit__(
@@ -74,6 +71,11 @@ class RunLock:
         """
         if taker := self._taker():
             raise RunError(f"{self.run} has been taken over by {taker}, and this start of it ends here")
+
+    def check_heartbeat(self) -> None:
+        """As `check`, for who asks often: at the storage only once the heartbeat has found another's lock there."""
+        if not self._beating.is_alive():
+            self.check()
 
     def _settle(self) -> None:
         """Of two that found the same dead lock, the slower one has removed the quicker one's; that one ends here."""
@@ -141,16 +143,6 @@ def is_alive(holder: Json, file: Path) -> bool:
             if read_json(file)["beats"] != holder["beats"]:
                 return True
     return False
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A thread that is started meanwhile never takes a request to stop from the main one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _boot_id() -> str:

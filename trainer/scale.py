@@ -12,6 +12,7 @@ import torch
 
 from trainer.config import ScaleSection
 from trainer.errors import UsageError
+from trainer.wording import counted
 
 CPU_WORKERS = 2
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -63,10 +64,10 @@ class Scale:
         return math.ceil(self.workers * self.gpus_per_worker) if self.gpu else 0
 
     def __str__(self) -> str:
-        count = f"{self.least} to {self.workers}" if self.least < self.workers else str(self.workers)
-        kind = f"{'GPU' if self.gpu else 'CPU'} worker{'s' if self.workers > 1 else ''}"
+        fewest = f"{self.least} to " if self.least < self.workers else ""
+        workers = counted(self.workers, "GPU worker" if self.gpu else "CPU worker")
         each = " each" if self.workers > 1 else ""
-        return f"{count} {kind} of {self.threads} thread{'s' if self.threads > 1 else ''}{each}"
+        return f"{fewest}{workers} of {counted(self.threads, 'thread')}{each}"
 
 
 def this_machine() -> Machine:

@@ -51,6 +51,7 @@ from trainer.rundir import Json, append_json_line, now
 from trainer.scale import unseen_gpus
 from trainer.tensorboard import with_events
 from trainer.tiles.loader import TileSet
+from trainer.wording import counted
 
 T = TypeVar("T")
 Report = Callable[[Json], bool]
@@ -295,7 +296,7 @@ def claim(plan: Plan, ranks: Ranks, report: Report) -> Start:
         record = {"resumed_step": step, "workers": ranks.world_size, "started": now(), "said": said, **_where()}
         if plan.run.claim_attempt(attempt, record):
             begins = f"goes on from {checkpoint.path.name}" if checkpoint else "begins"
-            on = f"on {ranks.world_size} worker{'s' if ranks.world_size > 1 else ''}"
+            on = f"on {counted(ranks.world_size, 'worker')}"
             report({"phase": "start", "lines": [*said, f"attempt {attempt} {begins}, {on}"]})
             return Start(attempt, checkpoint)
 

@@ -12,6 +12,7 @@ from analysis import scores
 from analysis.collect import Predictions, Run
 from trainer.config import load_config
 from trainer.errors import UsageError
+from trainer.wording import counted
 
 
 def headline(runs: Sequence[Run]) -> pd.DataFrame:
@@ -121,11 +122,11 @@ def _sizes(run: Run) -> str:
 
 
 def _effort(run: Run) -> str:
-    attempts = f"{run.attempts} attempt{'' if run.attempts == 1 else 's'}"
+    attempts = counted(run.attempts, "attempt")
     if run.history.empty:
         return f"no epoch has ended yet, {attempts}"
     seconds = float(np.sum(run.history["seconds"]))
     counts = sorted(set(run.history["world_size"]))
     workers = f"{', '.join(map(str, counts))} worker{'' if counts == [1] else 's'}"
-    epochs = f"{len(run.history)} epoch{'' if len(run.history) == 1 else 's'}"
+    epochs = counted(len(run.history), "epoch")
     return f"{epochs}, {seconds:,.0f} s, {workers}, {attempts}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from analysis.kinds import TILE_LEVEL
 from analysis.search import ENDED, STATUSES, Search
 from analysis.table.columns import ABSENT, TrialTable
+from trainer.wording import counted
 
 DEPTH = "model.unfrozen_depth"
 IN_WORDS = {"stopped": "stopped early"}
@@ -64,14 +65,14 @@ def _state(search: Search) -> str:
     state = str(search.facts["state"])
     if state == "done":
         return "done"
-    if not search.is_alive and _is_without_choice(search):
+    if search.is_alive:
+        return "training the choice again" if state == "final" else "running"
+    if _is_without_choice(search):
         again = ", or --retry-failed" if any(trial.status == "failed" for trial in search.trials) else ""
         return f"no trial came to its last epoch, so none is chosen; ask for more trials{again}"
-    if not search.is_alive:
-        failed = state == "final" and any(final.status == "failed" for final in search.finals)
-        flag = " with --retry-failed, since a final run failed" if failed else ""
-        return f"nobody is searching now, the same command goes on{flag}"
-    return "training the choice again" if state == "final" else "running"
+    failed = state == "final" and any(final.status == "failed" for final in search.finals)
+    flag = " with --retry-failed, since a final run failed" if failed else ""
+    return f"nobody is searching now, the same command goes on{flag}"
 
 
 def _is_without_choice(search: Search) -> bool:
@@ -100,8 +101,8 @@ def sources(search: Search) -> str:
     choice = search.choice
     if choice is None:
         return f"{where}; nothing is chosen before a trial is done"
-    trials = f"{choice.of} trial{'' if choice.of == 1 else 's'}"
-    return f"{where}; the choice was selected by them from {trials} ({choice.candidates} done), which flatters it"
+    trials = f"{counted(choice.of, 'trial')} ({choice.candidates} done)"
+    return f"{where}; the choice was selected by them from {trials}, which flatters it"
 
 
 def warnings(search: Search) -> list[str]:

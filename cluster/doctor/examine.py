@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.addresses import address_towards, free_port
-from cluster.allocation import Allocation
+from cluster.allocation import Allocation, nodes_counted
 from cluster.doctor import compare, programs, storage
 from cluster.doctor.all_reduce import Group
 from cluster.doctor.compare import UNSEEN
@@ -203,5 +203,5 @@ def _findings(word: Word) -> list[Finding]:
 def _waiting(nodes: int) -> Iterator[None]:
     """A sign of life for a person at a terminal."""
     console = Console(stderr=True)
-    with console.status(f"examining {nodes} node{'s' if nodes > 1 else ''} ..."):
+    with console.status(f"examining {nodes_counted(nodes)} ..."):
         yield

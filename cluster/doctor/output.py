@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.allocation import nodes_counted
 from cluster.doctor.finding import Amount, Finding, Level
 
 ORDER = (
@@ -83,10 +84,9 @@ def print_table(report: Report, console: Console) -> None:
 def summary(report: Report) -> str:
     """The report in a line."""
     levels = [row.finding.level for row in rows(report)]
-    count = len(report.nodes)
     verdict = "something here fails" if report.exit_code else "ready"
     parts = ", ".join(f"{levels.count(level)} {level}" for level in STYLES)
-    return f"{count} node{'s' if count > 1 else ''}: {parts}. {verdict.capitalize()}."
+    return f"{nodes_counted(len(report.nodes))}: {parts}. {verdict.capitalize()}."
 
 
 def to_json(report: Report) -> str:
