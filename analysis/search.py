@@ -70,6 +70,7 @@ class Final:
     seed: int
     status: str
     """One of `STATUSES`."""
+    worker_seconds: float
     scores: Mapping[str, Interval]
     """Balanced accuracy on each set that it was evaluated on."""
     looks: Mapping[str, int]
@@ -193,6 +194,8 @@ def read_search(path: Path) -> Search:
 def _refuse_no_search(path: Path) -> None:
     if is_search(path):
         return
+    if path.is_file():
+        raise UsageError(f"{path}: is a file; name the directory of a search, e.g. {path.parent}")
     if not path.is_dir():
         raise UsageError(f"{path}: there is no such directory; name the directory of a search, e.g. runs/NAME")
     file = SearchDir(path).search_file.name
@@ -308,6 +311,7 @@ def _final(run: RunDir, facts: Json, problems: list[str]) -> Iterator[Final]:
         directory=run,
         seed=state["seed"],
         status=state["status"],
+        worker_seconds=state.get("worker_seconds", 0.0),
         scores={split: score for split, score in scores.items() if score is not None},
         looks={split: sum(look["split"] == split for look in looks) for split in scores if split != "val"},
     )

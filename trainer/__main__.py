@@ -92,7 +92,7 @@ def train(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     if given.dry_run:
         from trainer.launch import describe
 
-        print(describe(config))
+        print(describe(config, fresh=given.fresh))
         return 0
     with StopSignals() as stop:  # before the slow import
         from trainer.launch import train as run
@@ -105,11 +105,17 @@ def tune(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     from trainer.config import add_flags, merge
 
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--fresh", action="store_true", help="move an old search of this name aside and start over")
     parser.add_argument("--retry-failed", action="store_true", help="give trials that failed another chance")
     flags = add_flags(parser)
     given, unknown = parser.parse_known_args(arguments)
     config = merge(given.config, flags, given, unknown)
+    if given.dry_run:
+        from trainer.search_preview import describe
+
+        print(describe(config, fresh=given.fresh))
+        return 0
     with StopSignals() as stop:  # before the slow import
         from analysis.table.live import live_table
         from trainer.search import tune as run

@@ -35,7 +35,8 @@ class Problems:
         try:
             yield
         except UsageError as error:
-            self._found += [f"{option}: {problem}" if option else problem for problem in error.args]
+            found = [f"{option}: {problem}" if option else problem for problem in error.args]
+            self._found += [problem for problem in found if problem not in self._found]
 
     def check(self) -> None:
         """Raises what was kept, if anything was, as one UsageError."""

@@ -21,6 +21,8 @@ Ended = Callable[[Record], None]
 class Jobs(Protocol):
     """Runs that are to be trained."""
 
+    what: str
+    """What one of them is called."""
     ledger: Ledger
     total: int
     """At most so many are left."""
@@ -44,6 +46,8 @@ class TrialJobs:
 
     Where trials share trunks, all that are left are proposed at once.
     """
+
+    what = "trial"
 
     def __init__(self, plan: SearchPlan, ledger: Ledger, ended: Ended):
         records = ledger.records()
@@ -113,6 +117,8 @@ class TrialJobs:
 
 class FinalJobs:
     """A trial's parameters with new seeds, each tested at its end."""
+
+    what = "final run"
 
     def __init__(self, plan: SearchPlan, ledger: Ledger, chosen: Record):
         self.plan, self.ledger = plan, ledger

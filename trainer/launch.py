@@ -50,22 +50,27 @@ def train(config: Config, stop: StopSignals, *, fresh: bool = False, debug: bool
         return _train(config, machine_of(cluster), stop, fresh=fresh, debug=False)
 
 
-def describe(config: Config) -> str:
+def describe(config: Config, *, fresh: bool) -> str:
     """What `train` would do: the resolved configuration, the split by class, what learns, what a checkpoint takes."""
     with join() as cluster:
-        plan, data, _ = make_plan(config, machine_of(cluster))
+        plan, data, _ = make_plan(config, machine_of(cluster), fresh=fresh)
     parameters, size = trainable(plan)
-    counts = data.counts()
-    counts.loc["all"] = counts.sum()
     return "\n".join(
         [
             dump(plan.config),
-            counts.to_string(),
+            tiles_by_class(data),
             "",
             _headline(plan, data),
             f"{parameters:,} parameters learn; a checkpoint takes about {size / 1e6:,.0f} MB",
         ]
     )
+
+
+def tiles_by_class(data: RunData) -> str:
+    """How many there are in each part, as a table."""
+    counts = data.counts()
+    counts.loc["all"] = counts.sum()
+    return counts.to_string()
 
 
 def _alone(config: Config) -> Config:
@@ -147,7 +152,7 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display, lock: RunLock) -> O
             display.show(message)
 
         def asked() -> bool:
-            lock.check()  # where this node is cut off, Ray may wait for ever, and the run goes on elsewhere
+            lock.check_heartbeat()  # where this node is cut off, Ray may wait for ever, and the run goes on elsewhere
             if stop.asked() and not begun:
                 raise NotBegunError
             if stop.asked():

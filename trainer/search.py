@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 from contextlib import suppress
@@ -17,7 +16,6 @@ from trainer.config import Config
 from trainer.data import RunData
 from trainer.errors import RunError
 from trainer.fruitless import check_progress
-from trainer.identity import check_same
 from trainer.job import is_requeued_from, job_id
 from trainer.jobs import FinalJobs, Jobs, TrialJobs
 from trainer.launch import DONE, STOPPED, machine_of, near
@@ -28,11 +26,13 @@ from trainer.predict import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
 from trainer.search_display import Draw, SearchDisplay, described_all
-from trainer.search_plan import DEPTH, IDENTITY_DEFAULTS, SearchPlan, make_search_plan
+from trainer.search_plan import SearchPlan, make_search_plan
+from trainer.search_preview import preview
 from trainer.selection import choose, error_of
 from trainer.stop import StopSignals
 from trainer.tensorboard import write_hparams
 from trainer.weights import Base
+from trainer.wording import counted
 
 
 def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, retry_failed: bool = False) -> int:
@@ -77,7 +77,6 @@ class Search:
 
     def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw, lock: RunLock):
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
-        check_same(plan.search, self._state["identity"], plan.identity, IDENTITY_DEFAULTS)
         plan = plan.as_begun(self._state)
         self.plan, self.data, self.console, self._draw, self._lock = plan, data, console, draw, lock
         self._write(**plan.settings(), job=job_id())
@@ -95,14 +94,17 @@ class Search:
             self._check_finals()
             say(f"search {self.plan.search.name} is finished: nothing to do\n{self._result()}", self.console)
             return DONE
-        say(self._headline(), self.console)
+        say(preview(self.plan, self.data), self.console)
+        if ended := sum(record.has_ended for record in self.trials.records()):
+            say(f"goes on: {ended} of {counted(self.plan.total, 'trial')} ended already", self.console)
         start = {"started": now(), "host": socket.gethostname(), "concurrent": self.plan.place.trials}
         self._write(state="running", starts=[*self._state["starts"], start])
         before = self._steps()
         if not self._train(trials, stop):
             self._write(state="stopped")
             check_progress(self.plan.search.fruitless_file, advanced=self._steps() != before)
-            say("stopped, every begun trial with a good checkpoint: the same command goes on from there", self.console)
+            stopped = "stopped, every begun trial with a good checkpoint: the same command goes on from there"
+            say(f"{stopped}\n{self._next()}", self.console)
             return STOPPED
         self._check_finals()
         self._write(state="done")
@@ -125,7 +127,7 @@ class Search:
                 self._write(state="final")
                 if finals.total:
                     chosen = self._state["choice"]["cheapest"]
-                    new = _count(finals.total, "new seed")
+                    new = counted(finals.total, "new seed")
                     say(f"the choice, trial {chosen}, is trained again with {new}", self.console)
                 self._run_jobs(finals, plan.final_place, no_stopping(), display, stop)
         return all(self.finals.record(name).has_ended for name in finals.names)
@@ -140,14 +142,14 @@ class Search:
         total = len(jobs.ledger.records()) + jobs.total - jobs.begun
 
         def asked() -> bool:
-            self._lock.check()
+            self._lock.check_heartbeat()
             display.update(jobs.ledger.records(), total)
             if stop.asked():
                 display.stopping()
             return stop.asked()
 
         display.waiting(f"starting {place}")
-        display.begin(jobs.ledger.records(), total)
+        display.begin(jobs.what, jobs.ledger.records(), total)
         run_trials(jobs, place, scheduler, self.plan, display.show, asked)
         display.update(jobs.ledger.records(), total, force=True)
 
@@ -214,55 +216,24 @@ class Search:
         runs = [*self.plan.search.trials(), *self.plan.search.finals()]
         return sum(newest_step(run) for run in runs)
 
-    def _headline(self) -> str:
-        plan, asked = self.plan, self.plan.config.search
-        free = shutil.disk_usage(plan.search.path).free
-        needed, total = plan.checkpoints_bytes(), _count(plan.total, "trial")
-        finals = f" and {_count(asked.final_seeds, 'final run')}" if asked.final_seeds else ""
-        ended = sum(record.has_ended for record in self.trials.records())
-        lines = [
-            f"{plan.search}: {total} ({asked.searcher}, {_stopping(asked.scheduler)}) of {plan.space}; judged by "
-            f"{plan.metric} on {self._state['data']['val_tiles']:,} validation tiles; {plan.place}",
-            f"checkpoints may take {_size(needed)} ({total}{finals}), and {_size(free)} are free",
-        ]
-        if needed > free:
-            lines.append("warning: that is more than there is; lower loop.keep, or name another run.storage")
-        if shared := [group for group in plan.groups() if len(group) > 1]:
-            lines.append(
-                f"{sum(map(len, shared))} trials train heads alone: together on {_count(len(shared), 'trunk')}, "
-                "each in one trial's place"
-            )
-        if ended:
-            lines.append(f"goes on: {ended} trials have ended already")
-        if plan.config.run.mirror:
-            lines.append("warning: run.mirror: a search is not copied; it is kept in run.storage alone")
-        if plan.config.data.split == "random":
-            what = "a depth" if DEPTH in plan.space.options else "what"
-            lines.append(
-                f"warning: tile-level split: tiles of one slide are on both sides, so {what} that is chosen here may "
-                "not hold for new patients"
-            )
-        tiles = int(self.data.counts()["train"].sum())
-        return "\n".join([*lines, *self.data.warnings(), *plan.ema_warnings(tiles)])
-
     def _result(self) -> str:
         plan, choice = self.plan, self._state["choice"]
         chosen = self.trials.record(choice["cheapest"])
         kind = " of a tile-level split" if plan.config.data.split == "random" else ""
-        over = (
-            " over tiles, since validation has one slide or patient"
-            if self._state["data"].get("val_groups") == 1
-            else ""
-        )
+        one_group = self._state["data"].get("val_groups") == 1
+        over = " over tiles, since validation has one slide or patient" if one_group else ""
         lines = [
             f"best: trial {choice['best']}, {plan.metric} {choice['value']:.4f} (standard error "
             f"{choice['standard_error']:.4f}{over}) on validation tiles{kind}, chosen from {choice['of']} trials",
             f"within one standard error: {', '.join(choice['within'])}; the cheapest of those, of depth "
             f"{plan.depth(chosen.parameters)}, is the choice: trial {chosen.run} ({described_all(chosen.parameters)})",
             *self._tested(choice["finals"]),
-            f"next: python -m analysis table {near(plan.search.path)}",
+            self._next(),
         ]
         return "\n".join(lines)
+
+    def _next(self) -> str:
+        return f"next: python -m analysis table {near(self.plan.search.path)}"
 
     def _tested(self, finals: list[str]) -> list[str]:
         """The final runs' results on each part, one line each."""
@@ -274,17 +245,5 @@ class Search:
             values = [scores(one.logits, one.labels)[self.plan.metric] for one in found if len(one.labels)]
             if values:
                 seeds = ", ".join(f"{value:.4f}" for value in values)
-                lines.append(f"trained again with {_count(len(records), 'new seed')}: {metric} on {part}: {seeds}")
+                lines.append(f"trained again with {counted(len(records), 'new seed')}: {metric} on {part}: {seeds}")
         return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
-def _stopping(scheduler: str) -> str:
-    return "no early stopping" if scheduler == "none" else scheduler

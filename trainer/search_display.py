@@ -17,6 +17,7 @@ from trainer.live import LiveDisplay
 from trainer.progress import say
 from trainer.rundir import Json, SearchDir
 from trainer.space import Parameters
+from trainer.wording import counted
 
 UPDATE_S = 1.0
 DRAW_S = 5.0  # some files of each trial are read for it
@@ -32,6 +33,7 @@ class SearchDisplay(LiveDisplay):
     def __init__(self, console: Console, search: SearchDir, metric: str, mode: str, draw: Draw):
         super().__init__(console)
         self._search, self._draw = search, draw
+        self._what = "trial"
         self._metric, self._sign = metric, {"max": -1, "min": 1}[mode]
         self._rates: dict[str, float] = {}
         self._shown: dict[str, tuple[str, int]] = {}
@@ -45,10 +47,11 @@ class SearchDisplay(LiveDisplay):
             self._rates[message["trials"][0]] = message["tiles_per_s"]
         elif message["phase"] == "note":
             for line in message["lines"]:
-                say(f"trial {message['run']}: {line}", self.console)
+                say(f"{self._what} {message['run']}: {line}", self.console)
 
-    def begin(self, records: Sequence[Record], total: int) -> None:
-        """Shows where trials stand when some of them are to be trained: what happened to them before is no news."""
+    def begin(self, what: str, records: Sequence[Record], total: int) -> None:
+        """Shows where trials, or final runs, stand before they are trained: what happened to them before is no news."""
+        self._what = what
         self._shown |= {record.run: (record.status, record.failures) for record in records}
         self.update(records, total, force=True)
 
@@ -77,28 +80,31 @@ class SearchDisplay(LiveDisplay):
         status, failures = self._shown.get(record.run, ("waiting", 0))
         self._shown[record.run] = record.status, record.failures
         if record.failures > failures:
-            say(f"trial {record.run} {record.notes[-1]}", self.console)
+            say(f"{self._what} {record.run} {record.notes[-1]}", self.console)
         if record.has_ended and status != record.status:
-            say(ended_line(record, self._metric), self.console)
+            say(f"{self._what} {ended_line(record, self._metric)}", self.console)
 
     def _summary(self, records: Sequence[Record], total: int) -> str:
         ended, running = sum(r.has_ended for r in records), [r.run for r in records if r.status == "running"]
+        far = f"{ended} of {counted(total, self._what)} ended"
+        if not running:
+            return far
         best = min((r for r in records if r.value is not None), key=self._rank, default=None)
-        lead = f"; best {self._metric} so far {best.value:.4f} (trial {best.run})" if best else ""
+        lead = f"; best {self._metric} so far {best.value:.4f} ({self._what} {best.run})" if best else ""
         rate = sum(self._rates.get(run, 0.0) for run in running)
         speed = f" at {rate:,.0f} tiles/s" if rate else ""
-        return f"{ended} of {total} ended, {len(running)} running{speed}{lead}"
+        return f"{far}, {len(running)} running{speed}{lead}"
 
     def _rank(self, record: Record) -> float:
         return math.inf if record.value is None else self._sign * record.value
 
 
 def ended_line(record: Record, metric: str) -> str:
-    """A trial that has ended, in one line."""
+    """How a trial has ended, in one line."""
     value = "" if record.value is None else f", {metric} {record.value:.4f}"
     why = f": {record.message}" if record.message else ""
-    took = f"{record.epoch} of {record.epochs} epochs, {record.seconds:,.0f} s"
-    return f"trial {record.run} {record.status} ({described_all(record.parameters)}){value}, {took}{why}"
+    took = f"{record.epoch} of {record.epochs} epochs, {record.worker_seconds:,.0f} worker-seconds"
+    return f"{record.run} {record.status} ({described_all(record.parameters)}){value}, {took}{why}"
 
 
 def described(value: Any) -> str:

@@ -13,7 +13,7 @@ from trainer.config import IDENTITY_DEFAULTS as RUN_DEFAULTS
 from trainer.config import Config, SearchSection, identity, with_options
 from trainer.data import RunData
 from trainer.errors import Problems, UsageError
-from trainer.identity import derived_name
+from trainer.identity import check_same, derived_name
 from trainer.job import job_id
 from trainer.ledger import Record
 from trainer.plan import Plan, ema_warnings, kept, make_plan, trainable
@@ -72,8 +72,9 @@ class SearchPlan:
         """The plan with the precision and the micro-batch that its first start settled, as search.json keeps them.
 
         Raises:
-            UsageError: where others are asked for now.
+            UsageError: where others are asked for now, or another search.
         """
+        check_same(self.search, begun["identity"], self.identity, IDENTITY_DEFAULTS)
         known = {option: kept(begun, option, self.config, self.search) for option in SETTLED}
         return replace(self, one=replace(self.one, **{option: value for option, value in known.items() if value}))
 

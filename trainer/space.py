@@ -163,7 +163,7 @@ def _form_problem(written: object) -> str | None:
         return f"should be {{kind: [...]}} with one of {', '.join(kinds)}"
     ((kind, values),) = written.items()
     if kind not in kinds:
-        near = difflib.get_close_matches(str(kind), kinds, n=1)
+        near = difflib.get_close_matches(str(kind), kinds, n=1, cutoff=0.8)
         return f"{kind}: is no kind of values" + (f"; did you mean {near[0]}?" if near else f": {', '.join(kinds)}")
     if kind in SETS:
         return _set_problem(str(kind), values)

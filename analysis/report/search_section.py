@@ -14,6 +14,7 @@ from analysis.report.sections import Folder, Picture
 from analysis.search import Search
 from analysis.table import exports
 from analysis.table.columns import TrialTable, trial_table
+from trainer.wording import counted
 
 FOLDER = "search"
 CAPTION = (
@@ -64,8 +65,15 @@ def _facts(table: TrialTable) -> Iterator[tuple[str, str]]:
         f"{search.metric}, {'largest' if search.larger_is_better else 'smallest'}, of each trial's best epoch",
     )
     yield "Validation", search.kind
-    spent = sum(trial.worker_seconds for trial in search.trials)
-    yield "Cost", f"{spent:,.0f} worker-seconds ({spent / 3600:.2f} worker-hours) in {len(search.trials)} trials"
+    yield "Cost", ", ".join(_costs(search))
+
+
+def _costs(search: Search) -> Iterator[str]:
+    """What the trials, and then the final runs, have cost."""
+    for runs, what in ((search.trials, "trial"), (search.finals, "final run")):
+        if runs:
+            spent = sum(run.worker_seconds for run in runs)
+            yield f"{spent:,.0f} worker-seconds ({spent / 3600:.2f} worker-hours) in {counted(len(runs), what)}"
 
 
 def _written(field: Field, values: dict[str, Any]) -> str:
@@ -97,7 +105,8 @@ def _pictures(table: TrialTable, found: Importance | str, writer: Folder) -> Ite
     what = f"Score against cost{coloured}; dashed: the best for its cost"
     yield picture(figures.cost(search, by, title(what)), "cost", what)
     if isinstance(found, Importance):
-        what = f"Importance of each field (fANOVA, {found.trials} trials)"
+        guess = ": a guess" if found.is_guess else ""
+        what = f"Importance of each field (fANOVA, {found.trials} trials{guess})"
         yield picture(figures.importance_bars(found.shares, title(what)), "importance", what)
 
 

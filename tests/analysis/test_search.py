@@ -182,6 +182,8 @@ def test_a_choice_of_a_trial_that_is_gone_is_none(search: SearchDir) -> None:
 def test_wrong_paths_are_refused_with_the_remedy(search: SearchDir, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere: there is no such directory; name the directory of a search"):
         read_search(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"search.json: is a file; name the directory of a search"):
+        read_search(search.search_file)
     with pytest.raises(UsageError, match=rf"it holds searches: name one of {search.path}"):
         read_search(search.path.parent)
     (search.trial(1).identity_file).write_text("{}")

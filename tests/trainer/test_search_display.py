@@ -52,19 +52,19 @@ def test_a_log_says_now_and_then_how_far_it_is_and_at_once_what_ended(monkeypatc
     with shown(stream, terminal=False) as display:
         for trials, rate in ((["0001"], 100.4), (["0002"], 50.0)):
             display.show({"phase": "train", "trials": trials, "tiles_per_s": rate})
-        display.begin(RECORDS, 8)
+        display.begin("trial", RECORDS, 8)
         display.update([record(1, "running", 0.5), record(2, "stopped", 0.7), RECORDS[2]], 8, force=True)
     lines = stream.getvalue().splitlines()
     best = "best val/balanced_accuracy so far 0.7000 (trial 0002)"
-    assert lines[0] == f"1 of 8 ended, 2 running at 150 tiles/s; {best}"
+    assert lines[0] == f"1 of 8 trials ended, 2 running at 150 tiles/s; {best}"
     assert lines[1].startswith("trial 0002 stopped (optim.lr 0.001), val/balanced_accuracy 0.7000")
-    assert lines[2] == f"2 of 8 ended, 1 running at 100 tiles/s; {best}"
+    assert lines[2] == f"2 of 8 trials ended, 1 running at 100 tiles/s; {best}"
 
 
 def test_a_trial_that_failed_before_it_was_seen_is_mentioned_and_one_of_an_earlier_start_is_not() -> None:
     stream = io.StringIO()
     with shown(stream, terminal=False) as display:
-        display.begin([record(1, "failed", None)], 3)
+        display.begin("trial", [record(1, "failed", None)], 3)
         display.update([record(1, "failed", None), record(2, "failed", None)], 3, force=True)
         display.update([record(1, "failed", None), record(2, "failed", None)], 3, force=True)
     (line,) = [line for line in stream.getvalue().splitlines() if "failed" in line]
@@ -91,4 +91,4 @@ def test_a_table_that_cannot_be_drawn_now_ends_nothing(monkeypatch: pytest.Monke
             seen.append([part.plain for part in display._live.get_renderable().renderables])
             monkeypatch.setattr(search_display, "DRAW_S", 0.0 if total == 2 else 60.0)
     assert [table for table, _ in seen] == ["the first table"] * 3 + ["another table"]
-    assert [summary.split(" ended")[0] for _, summary in seen] == [f"1 of {total}" for total in range(4)]
+    assert [summary.split(" ")[2] for _, summary in seen] == [f"{total}" for total in range(4)]

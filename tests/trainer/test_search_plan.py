@@ -78,8 +78,9 @@ def test_a_trial_is_as_the_search_was_settled(make_config: MakeConfig) -> None:
 
 def test_a_search_that_goes_on_keeps_its_precision_and_its_micro_batch(make_config: MakeConfig) -> None:
     """Whatever the machine that it goes on on would choose; and another choice of the user's is refused."""
-    begun = {"precision": "bf16", "micro_batch": 6}
-    auto = planned(make_config, LR, **{"loop.precision": "auto"}).as_begun(begun)
+    plan = planned(make_config, LR, **{"loop.precision": "auto"})
+    begun = {"identity": plan.identity, "precision": "bf16", "micro_batch": 6}
+    auto = plan.as_begun(begun)
     for config in (
         auto.trial_config(auto.search.trial(1), {"optim.lr": 1e-3}),
         auto.final_config(auto.search.final("0001", 8), {"optim.lr": 1e-3}, seed=8),

@@ -192,6 +192,7 @@ def test_all_kinds_are_accepted(tmp_path: Path) -> None:
         ("data.val_fraction", {"uniform": [0.1, 0.2]}, "data.val_fraction: is the same for all trials"),
         ("loop.best_metric", {"choice": ["val/loss"]}, "loop.best_metric: is the same for all trials"),
         ("optim.lr", [1e-4, 1e-3], "optim.lr: should be {kind: [...]} with one of uniform, loguniform"),
+        ("optim.lr", {"normal": [1e-4, 1e-3]}, "normal: is no kind of values: uniform, loguniform, randint,"),
         ("optim.lr", {"loguniforn": [1e-4, 1e-3]}, "loguniforn: is no kind of values; did you mean loguniform?"),
         ("optim.lr", {"uniform": [1e-4]}, "optim.lr: uniform: should be [low, high], all numbers"),
         ("optim.lr", {"quniform": [0.1, 0.2]}, "optim.lr: quniform: should be [low, high, step]"),

@@ -155,6 +155,28 @@ def test_a_trial_is_a_configuration_that_runs_alone(searched: Searched) -> None:
     assert np.array_equal(*logits)
 
 
+def test_a_dry_run_says_all_and_does_nothing(
+    searched: Searched, stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**BASE, "search.searcher": "random", "search.trials": 3, "search.final_seeds": 1}
+    config = str(write_config(tmp_path / "search.yaml", stores, tmp_path / "runs", options))
+    assert main(["tune", config, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "trials: 3",
+        "TUM",
+        "3 trials (random, ",
+        "(3 trials and 1 final run), and",
+        "\ntrial 0003: optim.lr",
+    ):
+        assert words in said
+    assert not (tmp_path / "runs").exists()
+    assert main(["tune", str(searched.config), "--dry-run", "--run.seed", "8"]) == 2
+    assert "run.seed: was 7, is 8" in capsys.readouterr().err
+    assert main(["tune", str(searched.config), "--dry-run", "--run.seed", "8", "--fresh"]) == 0
+    assert searched.search.read() == searched.state
+
+
 def test_a_finished_search_says_so(searched: Searched, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.stat().st_mtime_ns for file in searched.search.path.rglob("trial.json")}
     assert main(["tune", str(searched.config)]) == 0
