@@ -1,0 +1,39 @@
+"""Temperature scaling (Guo, Pleiss, Sun and Weinberger, ICML 2017): one number that makes confidence match accuracy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST, MOST = 0.05, 20.0
+"""Where no temperature is best, as for tiles that are all told right or all wrong, one of these is taken."""
+HALVINGS = 50
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The temperature T in 0.05 to 20 for which softmax(logits / T) has the least mean log loss.
+
+    The loss is convex in 1 / T, and its slope is found to change sign where the mean logit that the model expects is
+    that of the true classes.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) class indices.
+
+    Returns:
+        T; NaN of no tiles.
+    """
+    if not len(labels):
+        return math.nan
+    values = logits.astype(np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    true = values[np.arange(len(values)), labels].mean()
+    low, high = math.log(LEAST), math.log(MOST)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        powers = np.exp(values / math.exp(middle))
+        expected = ((powers * values).sum(axis=1) / powers.sum(axis=1)).mean()
+        low, high = (low, middle) if expected < true else (middle, high)
+    return math.exp((low + high) / 2)
