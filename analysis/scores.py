@@ -17,6 +17,8 @@ from trainer.standard_error import count_groups, recall_influences, standard_err
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+NORMAL = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
 
 
 def softmax(logits: ArrayLike) -> Floats:
@@ -121,10 +123,10 @@ def balanced_accuracy_interval(labels: Indices, predicted: Indices, groups: Indi
     present = tiles[tiles > 0]
     as_tiles = len(present) ** 2 / float((1 / present).sum())
     worth = value * (1 - value) / error**2 if error > 0 else as_tiles
-    return Interval(value, *_wilson(value, worth, _student(units - 1)), error)
+    return Interval(value, *wilson(value, worth, _student(units - 1)), error)
 
 
-def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
+def wilson(share: float, size: float, quantile: float = NORMAL) -> tuple[float, float]:
     """Wilson's interval of a share of `size` draws (JASA 22, 1927)."""
     spread = quantile * quantile / size
     half = quantile * math.sqrt(share * (1 - share) / size + spread / (4 * size))

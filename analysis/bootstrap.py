@@ -1,0 +1,159 @@
+"""95 % intervals of scores by resampling tiles, or the slides or patients that they are from.
+
+The interval is from the 2.5 % to the 97.5 % quantile of the scores of 2,000 resamples (Efron, Annals of Statistics 7,
+1979; percentile method). Where the tiles of a slide or patient are known, whole slides or patients are drawn, for their
+tiles are alike (Field and Welsh, J R Stat Soc B 69, 2007); with few of them the interval is too narrow.
+
+A resample may lose a class. Means over the classes are then over those that it has, and the class's own scores are not
+defined in it; their interval is from the other resamples, and is not given where more than 5 % have lost the class.
+
+Where all resamples have the same score, as where no tile is wrong, a share's interval is Wilson's (JASA 22, 1927) of as
+many draws as there are tiles (or slides or patients) that it is about; kappa and the Matthews correlation count as
+shares there. A single slide or patient has no interval: it tells nothing of others.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import SeedSequence
+from threadpoolctl import threadpool_limits
+
+from analysis.resampling import Scores, Scoring, Weights
+from analysis.scores import Floats, Indices, Interval, wilson
+
+RESAMPLES = 2000
+SEED = 0
+FEW_GROUPS = 20
+"""Below so many slides or patients an interval from them is too narrow."""
+MOST_LOST = 0.05
+AT_ONCE = 100
+"""Resamples that are scored together: what they need fits in a processor's cache and a half."""
+UNBOUNDED = ("log_loss", "brier", "ece", "temperature")
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Scores of one set, each with its interval."""
+
+    overall: Mapping[str, Interval]
+    by_class: Mapping[str, Sequence[Interval]]
+    grouped: bool
+    """Whether slides or patients were drawn, and not tiles."""
+    units: int
+    """How many there are of what was drawn."""
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A score, and what it was in each resample."""
+
+    value: Floats
+    """() or (C,)."""
+    resamples: Floats
+    """(B,) or (C, B)."""
+
+
+def estimates(
+    scorings: Sequence[Scoring], labels: Indices, predicted: Indices, groups: Indices | None, classes: int
+) -> Estimates:
+    """All scores of some scorings of the same N tiles, with intervals.
+
+    Args:
+        scorings: what is scored.
+        labels: (N,) class indices.
+        predicted: (N,) class indices.
+        groups: (N,) indices of slides or patients; None: tiles are drawn.
+        classes: how many there are.
+    """
+    units = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(units.max(initial=-1)) + 1
+    true, said = (_units_of_classes(units, each, classes) for each in (labels, predicted))
+    about = {"precision": said, "specificity": count - _units_of_one_class(units, labels, classes)}
+    overall: dict[str, Interval] = {}
+    by_class: dict[str, list[Interval]] = {}
+    for name, drawn in bootstrap(scorings, groups, len(labels)).items():
+        if drawn.value.ndim == 0:
+            overall[name] = interval(name, float(drawn.value), drawn.resamples, count, count)
+        else:
+            sizes = about.get(name, true)
+            by_class[name] = [
+                interval(name, float(value), resamples, int(size), count)
+                for value, resamples, size in zip(drawn.value, drawn.resamples, sizes, strict=True)
+            ]
+    return Estimates(overall, by_class, groups is not None, count)
+
+
+def bootstrap(scorings: Sequence[Scoring], groups: Indices | None, tiles: int) -> dict[str, Resampled]:
+    """Scores, and those of 2,000 resamples: the same resamples for any scorings of the same N tiles."""
+    values = _under(scorings, np.ones((tiles, 1), np.float32))
+    seeds = SeedSequence(SEED).spawn(RESAMPLES // AT_ONCE)
+    # Threads of our own, and none of the linear algebra's below them.
+    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        parts = list(pool.map(lambda seed: _under(scorings, draw(groups, tiles, seed)), seeds))
+    return {
+        name: Resampled(value[..., 0], np.concatenate([part[name] for part in parts], axis=-1))
+        for name, value in values.items()
+    }
+
+
+def _under(scorings: Sequence[Scoring], weights: Weights) -> Scores:
+    return {name: values for scoring in scorings for name, values in scoring.under(weights).items()}
+
+
+def draw(groups: Indices | None, tiles: int, seed: SeedSequence) -> Weights:
+    """How often each tile is in each of `AT_ONCE` resamples: (N, B)."""
+    units = tiles if groups is None else int(groups.max(initial=-1)) + 1
+    drawn = np.random.default_rng(seed).integers(0, units, (units, AT_ONCE)) * AT_ONCE + np.arange(AT_ONCE)
+    counts = np.bincount(drawn.ravel(), minlength=units * AT_ONCE).reshape(units, AT_ONCE).astype(np.float32)
+    return counts if groups is None else counts[groups]
+
+
+def interval(name: str, value: float, resamples: Floats, size: int, units: int) -> Interval:
+    """The interval of a score: as the module says.
+
+    Args:
+        name: of the score.
+        value: what it is.
+        resamples: (B,), what it was in each; NaN where it was not defined.
+        size: of how many draws Wilson's interval would be.
+        units: how many tiles, or slides or patients, there are.
+    """
+    found = percentiles(value, resamples) if units > 1 else nothing(value)
+    if found.low < found.high or math.isnan(found.low):
+        return found
+    if name in UNBOUNDED or not size:
+        return nothing(value)
+    return Interval(value, *wilson(min(1.0, max(0.0, value)), size), 0.0)
+
+
+def percentiles(value: float, resamples: Floats) -> Interval:
+    """The interval from the 2.5 % to the 97.5 % quantile of resamples (B,); NaN of what too many have lost."""
+    defined = resamples[~np.isnan(resamples)]
+    if math.isnan(value) or len(defined) < (1 - MOST_LOST) * len(resamples):
+        return nothing(value)
+    low, high = np.quantile(defined, (0.025, 0.975))
+    return Interval(value, float(low), float(high), float(defined.std(ddof=1)))
+
+
+def nothing(value: float) -> Interval:
+    """A value of whose sampling nothing is known."""
+    return Interval(value, math.nan, math.nan, math.nan)
+
+
+def _units_of_classes(units: Indices, each: Indices, classes: int) -> Indices:
+    """How many tiles, or slides or patients, have a tile of each class: (C,)."""
+    pairs = np.unique(units * classes + each)
+    return np.bincount(pairs % classes, minlength=classes)
+
+
+def _units_of_one_class(units: Indices, labels: Indices, classes: int) -> Indices:
+    """How many have tiles of that class alone: (C,)."""
+    pairs = np.unique(units * classes + labels)
+    alone = np.bincount(pairs // classes)[pairs // classes] == 1
+    return np.bincount(pairs[alone] % classes, minlength=classes)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from analysis import bootstrap, scores
+from analysis.bootstrap import estimates, interval
+from analysis.resampling import Confidence, Counts, Ranks, Temperature
+
+CLASSES = 3
+
+
+def made(tiles: int, seed: int = 0, sharpness: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, tiles)
+    logits = rng.normal(size=(tiles, CLASSES))
+    logits[np.arange(tiles), labels] += sharpness
+    return labels, scores.softmax(logits)
+
+
+def every(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray | None = None) -> bootstrap.Estimates:
+    predicted = probabilities.argmax(axis=1)
+    scorings = (Counts(labels, predicted, CLASSES), Ranks(labels, probabilities), Confidence(labels, probabilities))
+    return estimates(scorings, labels, predicted, groups, CLASSES)
+
+
+def test_intervals_are_those_of_a_library_bootstrap() -> None:
+    """scipy's, which draws other resamples: ends agree within what the draws leave open."""
+    labels, probabilities = made(400)
+    predicted, found = probabilities.argmax(axis=1), every(labels, probabilities).overall
+    references = {
+        "balanced_accuracy": lambda rows: metrics.balanced_accuracy_score(labels[rows], predicted[rows]),
+        "kappa": lambda rows: metrics.cohen_kappa_score(labels[rows], predicted[rows]),
+        "macro_auc": lambda rows: metrics.roc_auc_score(labels[rows], probabilities[rows], multi_class="ovr"),
+        "log_loss": lambda rows: metrics.log_loss(labels[rows], probabilities[rows]),
+    }
+    for name, score in references.items():
+        drawn = stats.bootstrap((np.arange(400),), score, n_resamples=400, method="percentile", vectorized=False, rng=1)
+        ours = found[name]
+        assert ours.value == pytest.approx(score(np.arange(400)))
+        assert ours.standard_error == pytest.approx(drawn.standard_error, rel=0.15)
+        width = ours.high - ours.low
+        for end, expected in zip((ours.low, ours.high), drawn.confidence_interval, strict=True):
+            assert end == pytest.approx(expected, abs=0.15 * width)
+
+
+def test_alike_tiles_of_a_slide_widen_the_interval() -> None:
+    """Each tile 25 times in its slide: as much is known as of the tiles alone."""
+    labels, probabilities = made(60)
+    alone = every(labels, probabilities).overall
+    copies = every(labels.repeat(25), probabilities.repeat(25, axis=0), np.arange(60).repeat(25))
+    as_tiles = every(labels.repeat(25), probabilities.repeat(25, axis=0)).overall
+    assert (copies.grouped, copies.units) == (True, 60)
+    for name, one in alone.items():
+        assert copies.overall[name].low == pytest.approx(one.low, rel=1e-6)
+        assert copies.overall[name].high == pytest.approx(one.high, rel=1e-6)
+    for name in ("accuracy", "macro_f1", "log_loss"):
+        assert as_tiles[name].standard_error == pytest.approx(alone[name].standard_error / 5, rel=0.1)
+
+
+def test_the_same_tiles_have_the_same_interval_however_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, probabilities = made(50)
+    first = every(labels, probabilities)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert every(labels, probabilities) == first
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
+    rng, covered = np.random.default_rng(2), 0
+    for _ in range(200):
+        right = rng.random(80) < 0.7
+        found = estimates([Counts(np.zeros(80, np.int64), 1 - right, 2)], np.zeros(80, np.int64), 1 - right, None, 2)
+        covered += found.overall["accuracy"].low <= 0.7 <= found.overall["accuracy"].high
+    assert 180 <= covered <= 199  # 95 % of 200, give or take three standard errors
+
+
+def test_all_right_is_wilsons_interval_and_not_a_point() -> None:
+    labels, groups = np.arange(30) % CLASSES, np.arange(30) // 6
+    sure = scores.softmax(20 * np.eye(CLASSES)[labels])
+    low, high = stats.binomtest(30, 30).proportion_ci(method="wilson")
+    found = every(labels, sure)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "mcc", "macro_auc", "micro_ap"):
+        assert (found.overall[name].low, found.overall[name].high) == pytest.approx((low, high)), name
+    low, _ = stats.binomtest(10, 10).proportion_ci(method="wilson")
+    assert found.by_class["recall"][0].low == pytest.approx(low)
+    low, _ = stats.binomtest(20, 20).proportion_ci(method="wilson")
+    assert found.by_class["specificity"][0].low == pytest.approx(low)
+    low, _ = stats.binomtest(5, 5).proportion_ci(method="wilson")
+    assert every(labels, sure, groups).overall["accuracy"].low == pytest.approx(low), "five slides, not thirty tiles"
+
+
+def test_one_slide_tells_nothing_of_others() -> None:
+    labels, probabilities = made(40)
+    found = every(labels, probabilities, np.zeros(40, np.int64))
+    assert found.units == 1
+    assert all(math.isnan(one.low) and not math.isnan(one.value) for one in found.overall.values())
+
+
+def test_a_class_that_resamples_lose() -> None:
+    """One tile of a class is missing in 37 % of resamples: none of its own scores has an interval; means do."""
+    labels, probabilities = made(40)
+    labels = np.where(np.arange(40) == 0, 2, labels % 2)
+    found = every(labels, probabilities)
+    assert not math.isnan(found.by_class["recall"][2].value)
+    assert math.isnan(found.by_class["recall"][2].low)
+    assert not math.isnan(found.by_class["recall"][0].low)
+    assert found.overall["balanced_accuracy"].low < found.overall["balanced_accuracy"].value
+    absent = every(labels % 2, probabilities)
+    assert math.isnan(absent.by_class["recall"][2].value)
+    assert not math.isnan(absent.by_class["specificity"][2].low)
+
+
+def test_rules_of_a_single_interval() -> None:
+    some = np.append(np.linspace(0.1, 0.3, 101), [np.nan] * 5)
+    found = interval("recall", 0.2, some, 10, 10)
+    assert (found.low, found.high) == pytest.approx((0.105, 0.295))
+    assert math.isnan(interval("recall", 0.2, np.append(some, np.nan), 10, 10).low), "lost in more than 5 %"
+    assert math.isnan(interval("recall", math.nan, some, 10, 10).low)
+    assert math.isnan(interval("log_loss", 0.2, np.full(100, 0.2), 10, 10).low), "no draws, so not Wilson's"
+
+
+def test_the_temperature_has_an_interval() -> None:
+    labels, probabilities = made(600, sharpness=2.0)
+    found = estimates([Temperature(labels, probabilities)], labels, labels, None, CLASSES).overall["temperature"]
+    assert 0.05 < found.low < found.value < found.high < 3
