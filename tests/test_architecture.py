@@ -111,7 +111,7 @@ def test_tiles_stand_on_configuration_alone() -> None:
     for file in FILES:
         if file.parts[:2] == ("trainer", "tiles"):
             ours = {name.split(".")[1] for name in imports(file) if name.startswith("trainer.")}
-            assert ours <= {"tiles", "config", "errors", "progress", "durable"}, f"{file} imports {ours}"
+            assert ours <= {"tiles", "config", "errors", "progress", "durable", "wording"}, f"{file} imports {ours}"
 
 
 def test_every_package_says_what_it_is() -> None:

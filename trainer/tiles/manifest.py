@@ -11,7 +11,7 @@ import pandas as pd
 
 from trainer.errors import UsageError
 from trainer.tiles.split import SPLITS
-from trainer.tiles.wording import counted, joined
+from trainer.wording import counted, joined
 
 _REQUIRED, _OPTIONAL = ("path", "label"), ("group", "split")
 

@@ -35,7 +35,7 @@ from trainer.tiles.store import (
     fingerprint,
     write_index,
 )
-from trainer.tiles.wording import counted, joined
+from trainer.wording import counted, joined
 
 _SIZES = range(8, 4097)
 

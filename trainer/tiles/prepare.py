@@ -13,7 +13,7 @@ import pandas as pd
 from trainer.progress import say
 from trainer.tiles.pack import PackOptions, PackSummary, none_taken, pack
 from trainer.tiles.store import META, REJECTED, Meta, TileStore, verify
-from trainer.tiles.wording import counted, joined
+from trainer.wording import counted, joined
 
 
 def prepare(source: Path, store: Path, options: PackOptions) -> None:

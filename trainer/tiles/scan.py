@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from trainer.errors import UsageError
 from trainer.tiles.listing import Listed, Place, list_files, list_folder, list_zip
 from trainer.tiles.manifest import read_manifest
-from trainer.tiles.wording import counted, joined
+from trainer.wording import counted, joined
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
 

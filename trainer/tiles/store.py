@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from trainer.errors import RunError, UsageError
 from trainer.progress import track
 from trainer.tiles.convert import HEADER_BYTES, tile_id
-from trainer.tiles.wording import counted, joined
+from trainer.wording import counted, joined
 
 FORMAT_VERSION = 1
 TILES, INDEX, META, REJECTED = "tiles.npy", "index.parquet", "store.json", "rejected.csv"

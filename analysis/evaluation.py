@@ -1,0 +1,107 @@
+"""How good one set of predictions is: every score with its interval, before and after the temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.bootstrap import FEW_GROUPS, Estimates, estimates
+from analysis.calibration import at_temperature
+from analysis.collect import Predictions
+from analysis.resampling import Confidence, Counts, Ranks, Scoring, Temperature
+from analysis.scores import Indices, Interval
+from trainer.wording import counted
+
+NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "kappa": "Cohen's kappa",
+    "mcc": "MCC",
+    "macro_auc": "macro AUC",
+    "micro_auc": "micro AUC",
+    "macro_ap": "macro AP",
+    "micro_ap": "micro AP",
+    "log_loss": "log loss",
+    "brier": "Brier score",
+    "ece": "ECE",
+}
+"""Scores of a whole set, as people write them."""
+CLASS_NAMES = {
+    "precision": "precision",
+    "recall": "recall",
+    "specificity": "specificity",
+    "f1": "F1",
+    "auc": "AUC",
+    "ap": "AP",
+}
+CONFIDENCE = ("log_loss", "brier", "ece")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One set of predictions, scored."""
+
+    predictions: Predictions
+    classes: tuple[str, ...]
+    temperature: float | None
+    """Fitted on validation; None where there is none."""
+
+    @cached_property
+    def groups(self) -> Indices | None:
+        """(N,) indices of slides or patients; None where that of a tile is unknown."""
+        return group_indices(self.predictions.table["group"])
+
+    @cached_property
+    def scores(self) -> Estimates:
+        """Of the predictions as they are."""
+        return self._estimates(self.scorings)
+
+    @cached_property
+    def scorings(self) -> list[Scoring]:
+        """What is scored, for resamples that others share."""
+        labels, probabilities = self.predictions.labels, self.predictions.probabilities
+        counts = Counts(labels, self.predictions.predicted, len(self.classes))
+        return [counts, Ranks(labels, probabilities), Confidence(labels, probabilities)]
+
+    @cached_property
+    def at_temperature(self) -> Estimates | None:
+        """Log loss, Brier score and calibration error after the temperature; it changes no class."""
+        if self.temperature is None:
+            return None
+        cooled = at_temperature(self.predictions.probabilities, self.temperature)
+        return self._estimates([Confidence(self.predictions.labels, cooled)])
+
+    @cached_property
+    def own_temperature(self) -> Interval:
+        """The temperature that would fit this very set, with its interval."""
+        fitted = Temperature(self.predictions.labels, self.predictions.probabilities)
+        return self._estimates([fitted]).overall["temperature"]
+
+    @property
+    def unit(self) -> str:
+        """What was drawn for the intervals, in words."""
+        return counted(self.scores.units, "group" if self.scores.grouped else "tile")
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader must know of the intervals."""
+        if self.scores.grouped and self.scores.units < FEW_GROUPS:
+            return f"intervals from {self.unit} (slides or patients) are too narrow; {FEW_GROUPS} are few already"
+        return None
+
+    def _estimates(self, scorings: Sequence[Scoring]) -> Estimates:
+        each = self.predictions
+        return estimates(scorings, each.labels, each.predicted, self.groups, len(self.classes))
+
+
+def group_indices(groups: pd.Series) -> Indices | None:
+    """Slides or patients as numbers; None where that of a tile is unknown."""
+    if groups.isna().any() or not len(groups):
+        return None
+    return np.asarray(pd.factorize(groups)[0], dtype=np.int64)
