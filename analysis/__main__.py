@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.errors import RunError, UsageError
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "report":
-            report(options.path, options.out, options.store)
+            report(options.path, options.out, options.store, dict(options.patients))
         else:
             table(options.search, options.sort, options.format, ascending=options.ascending)
     except (UsageError, RunError) as error:
@@ -28,15 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(paths: Sequence[Path], out: Path, stores: Sequence[Path] = ()) -> None:
-    """Writes the page of some runs or of a search; prints its headline, where it is, and what it lacks.
+def report(
+    paths: Sequence[Path], out: Path, stores: Sequence[Path] = (), patients: Mapping[str, int] | None = None
+) -> None:
+    """Writes the page of some models or of a search; prints its headline, where it is, and what it lacks.
 
     Raises:
         UsageError: for a search beside other paths, and as `collect` and `write_report`.
     """
     from analysis.collect import collect  # slow to import: not for --help
     from analysis.report.report import write_report
-    from analysis.report.tables import headline
     from analysis.report.terminal import show
     from analysis.search import is_search, read_search
 
@@ -44,8 +45,8 @@ def report(paths: Sequence[Path], out: Path, stores: Sequence[Path] = ()) -> Non
     if searches and len(paths) > 1:
         raise UsageError(f"{searches[0]}: a search has a page of its own; name it alone")
     search = read_search(paths[0]) if searches else None
-    runs = collect(search.final_runs() if search else paths, stores)
-    show(headline(runs), write_report(runs, out, search))
+    models = collect(search.final_runs() if search else paths, stores)
+    show(write_report(models, out, search, patients))
 
 
 def table(search: Path, sort: str | None = None, form: str = "text", *, ascending: bool = False) -> None:
@@ -71,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     page = commands.add_parser("report", help="one HTML page of scores, curves and maps of runs, or of a search")
     page.add_argument(
-        "path", nargs="+", type=Path, metavar="RUN", help="run directory, e.g. runs/NAME; or one search directory"
+        "path",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run directory, e.g. runs/NAME, or a file of predictions; or one search directory",
     )
     page.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the page and its files")
     page.add_argument(
@@ -82,12 +87,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PLACE",
         help="a tile store that was moved (repeatable)",
     )
+    page.add_argument(
+        "--patients",
+        action="append",
+        default=[],
+        type=_patients,
+        metavar="SET=N",
+        help="how many patients a set's tiles are of, where nobody has written down whose they are (repeatable)",
+    )
     trials = commands.add_parser("table", help="the trials of a search, one a row, also while it runs")
     trials.add_argument("search", type=Path, metavar="SEARCH", help="search directory, e.g. runs/NAME")
     trials.add_argument("--sort", metavar="COLUMN", help="highest first (default: by rank, the best first)")
     trials.add_argument("--ascending", action="store_true", help="lowest first")
     trials.add_argument("--format", choices=FORMATS, default="text", help="to standard output (default: text)")
     return parser
+
+
+def _patients(text: str) -> tuple[str, int]:
+    name, _, count = text.rpartition("=")
+    if not name or not count.isdecimal() or not int(count):
+        raise argparse.ArgumentTypeError(f"{text!r} should be SET=N, e.g. crc-val-he-7k=50")
+    return name, int(count)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def _under(scorings: Sequence[Scoring], weights: Weights) -> Scores:
 def draw(groups: Indices | None, tiles: int, seed: SeedSequence) -> Weights:
     """How often each tile is in each of `AT_ONCE` resamples: (N, B)."""
     units = tiles if groups is None else int(groups.max(initial=-1)) + 1
-    drawn = np.random.default_rng(seed).integers(0, units, (units, AT_ONCE)) * AT_ONCE + np.arange(AT_ONCE)
+    drawn = np.random.default_rng(seed).integers(0, max(1, units), (units, AT_ONCE)) * AT_ONCE + np.arange(AT_ONCE)
     counts = np.bincount(drawn.ravel(), minlength=units * AT_ONCE).reshape(units, AT_ONCE).astype(np.float32)
     return counts if groups is None else counts[groups]
 

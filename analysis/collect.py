@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.kinds import EXTERNAL, KINDS
+from analysis.kinds import EXTERNAL, KINDS, UNKNOWN
 from analysis.scores import Floats, Indices, softmax
 from trainer.errors import RunError, UsageError
-from trainer.rundir import RunDir, read_json
+from trainer.rundir import RunDir, read_json, read_json_lines
 from trainer.tiles.store import META, Meta, TileStore
 
 COLUMNS = ("tile_id", "path", "group", "label", "logits")
@@ -45,13 +46,35 @@ class Predictions:
         """(N,) class indices of the highest probability."""
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
+    def in_order_of(self, other: Predictions) -> Predictions | None:
+        """The same with the tiles in the order of another's; None where it is of other tiles, or other labels."""
+        place = pd.Index(self.table["tile_id"]).get_indexer(pd.Index(other.table["tile_id"]))
+        if len(self.table) != len(other.table) or (place < 0).any() or (self.labels[place] != other.labels).any():
+            return None
+        table, labels = self.table.iloc[place].reset_index(drop=True), self.labels[place]
+        return replace(self, table=table, labels=labels, probabilities=self.probabilities[place])
+
 
 @dataclass(frozen=True)
-class Run:
-    """One run directory, read."""
+class Model:
+    """A model, as far as its predictions tell of it."""
 
     name: str
-    """The run's name; of several runs of one name on a page, the path that tells them apart."""
+    """Of several of one name on a page, the path that tells them apart."""
+    place: Path
+    """The run directory, or the file of predictions."""
+    classes: tuple[str, ...]
+    """Class names in the order of the logits."""
+    class_names: Mapping[str, Mapping[str, str]]
+    """English and Chinese names (`en`, `zh`) by class, where they were given."""
+    predictions: tuple[Predictions, ...]
+    """Empty while training has not finished; val, test, then the external sets."""
+
+
+@dataclass(frozen=True)
+class Run(Model):
+    """One run directory, read."""
+
     directory: RunDir
     identity: dict[str, Any]
     config: str
@@ -59,18 +82,14 @@ class Run:
     history: pd.DataFrame
     """One row an epoch; empty before the first has ended."""
     best: dict[str, Any] | None
-    attempts: int
+    attempts: Sequence[Mapping[str, Any]]
+    """What is known of each start."""
+    looks: Mapping[str, int]
+    """How often each test or external set was looked at."""
     split: pd.DataFrame
     """`tile_id, split` of the training store's tiles."""
-    predictions: tuple[Predictions, ...]
-    """Empty while training has not finished; val, test, then the external sets."""
     moved: Mapping[str, Path]
     """Where stores lie now that were somewhere else while the run trained, by fingerprint."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the logits."""
-        return tuple(self.identity["classes"])
 
     @property
     def kind(self) -> str:
@@ -101,11 +120,11 @@ class Run:
         return store
 
 
-def collect(paths: Sequence[Path], stores: Sequence[Path] = ()) -> list[Run]:
-    """Reads runs that can stand on one page.
+def collect(paths: Sequence[Path], stores: Sequence[Path] = ()) -> list[Model]:
+    """Reads runs, and files of predictions, that can stand on one page.
 
     Args:
-        paths: run directories.
+        paths: run directories, or files of predictions in our format, whoever has written them.
         stores: tile stores that are no longer where the runs knew them; each is known by its fingerprint.
 
     Raises:
@@ -113,7 +132,8 @@ def collect(paths: Sequence[Path], stores: Sequence[Path] = ()) -> list[Run]:
             run's, or the class sets if they differ.
     """
     _refuse_twice(paths)
-    runs, moved, problems = [], {}, []
+    runs: list[Model] = []
+    moved, problems = {}, []
     for path in stores:
         try:
             moved[Meta.read(path).fingerprint] = path
@@ -121,12 +141,12 @@ def collect(paths: Sequence[Path], stores: Sequence[Path] = ()) -> list[Run]:
             problems.append(str(error))
     for path in paths:
         try:
-            runs.append(read_run(path, moved))
+            runs.append(read_file(path) if path.is_file() else read_run(path, moved))
         except (UsageError, RunError) as error:
             problems.append(str(error))
     if problems:
         raise UsageError("\n".join(problems))
-    _refuse_strange_stores(runs)
+    _refuse_strange_stores([run for run in runs if isinstance(run, Run)], moved)
     _refuse_different_classes(runs)
     return _told_apart(runs)
 
@@ -142,18 +162,38 @@ def read_run(path: Path, moved: Mapping[str, Path] | None = None) -> Run:
     directory = RunDir(path)
     identity = directory.read_identity()
     _refuse_missing_keys(identity, directory.identity_file)
+    split = _table(directory.split_file, ("tile_id", "split")).to_pandas()
     return Run(
         name=str(identity["run"]),
+        place=path,
+        classes=tuple(identity["classes"]),
+        class_names=identity.get("class_names") or {},
+        predictions=tuple(_all_predictions(directory, identity)),
         directory=directory,
         identity=identity,
         config=_text(directory.config_file),
         history=pd.DataFrame(directory.read_metrics()),
         best=read_json(directory.best_file) if directory.best_file.is_file() else None,
-        attempts=len(directory.attempts()),
-        split=_table(directory.split_file, ("tile_id", "split")).to_pandas(),
-        predictions=tuple(_all_predictions(directory, identity)),
+        attempts=list(directory.attempts().values()),
+        looks=_looks(directory),
+        split=split,
         moved=moved or {},
     )
+
+
+def read_file(path: Path) -> Model:
+    """Reads a file of predictions that comes without its run.
+
+    Raises:
+        UsageError: as `read_predictions`.
+    """
+    classes = _classes_of(_table(path, COLUMNS), path)
+    return Model(path.stem, path, classes, {}, (read_predictions(path, path.stem, UNKNOWN, classes),))
+
+
+def _looks(directory: RunDir) -> dict[str, int]:
+    file = directory.evaluations_file
+    return dict(Counter(look["split"] for look in read_json_lines(file))) if file.is_file() else {}
 
 
 def _refuse_no_run(path: Path) -> None:
@@ -183,31 +223,30 @@ def _refuse_twice(paths: Sequence[Path]) -> None:
         raise UsageError("\n".join(f"{' and '.join(same)}: the same run; name it once" for same in twice))
 
 
-def _refuse_strange_stores(runs: Sequence[Run]) -> None:
+def _refuse_strange_stores(runs: Sequence[Run], moved: Mapping[str, Path]) -> None:
     data = [run.identity["data"] for run in runs]
     known = {store["fingerprint"] for each in data for store in (each["tiles"], *each["external"].values())}
-    moved = runs[0].moved if runs else {}
     strange = [str(path) for fingerprint, path in moved.items() if fingerprint not in known]
     if strange:
         raise UsageError(f"{', '.join(strange)}: no run of this page knows these tiles; leave out that --store")
 
 
-def _told_apart(runs: Sequence[Run]) -> list[Run]:
+def _told_apart(runs: Sequence[Model]) -> list[Model]:
     """The runs, those of one name renamed so that a reader can tell which is which."""
     return [replace(run, name=_own_name(run, [other for other in runs if other.name == run.name])) for run in runs]
 
 
-def _own_name(run: Run, namesakes: Sequence[Run]) -> str:
+def _own_name(run: Model, namesakes: Sequence[Model]) -> str:
     """The run's name, or where others have it too, its path below the folder that they share."""
     if len(namesakes) == 1:
         return run.name
-    shared = os.path.commonpath([each.directory.path.resolve().parent for each in namesakes])
-    return str(run.directory.path.resolve().relative_to(shared))
+    shared = os.path.commonpath([each.place.resolve().parent for each in namesakes])
+    return str(run.place.resolve().relative_to(shared))
 
 
-def _refuse_different_classes(runs: Sequence[Run]) -> None:
+def _refuse_different_classes(runs: Sequence[Model]) -> None:
     if len({frozenset(run.classes) for run in runs}) > 1:
-        lists = "\n".join(f"  {run.directory.path}: {', '.join(run.classes)}" for run in runs)
+        lists = "\n".join(f"  {run.place}: {', '.join(run.classes)}" for run in runs)
         raise UsageError(f"these runs have different classes, so they cannot stand on one page:\n{lists}")
 
 
@@ -252,13 +291,19 @@ def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]
 
 def _order_of_logits(stored: pa.Table, file: Path, classes: tuple[str, ...]) -> list[int]:
     """Where each of `classes` stands in the stored logits."""
-    metadata = stored.schema.metadata or {}
-    if b"classes" not in metadata:
-        raise UsageError(f"{file}: its schema metadata has no `classes`; was it written by another program?")
-    inside = json.loads(metadata[b"classes"])
+    inside = _classes_of(stored, file)
     if sorted(inside) != sorted(classes):
         raise UsageError(f"{file}: its classes are not the run's:\n  {', '.join(inside)}\n  run: {', '.join(classes)}")
     return [inside.index(name) for name in classes]
+
+
+def _classes_of(stored: pa.Table, file: Path) -> tuple[str, ...]:
+    metadata = stored.schema.metadata or {}
+    if b"classes" not in metadata:
+        raise UsageError(
+            f"{file}: its schema metadata has no `classes`, a JSON list of the class names in the order of the logits"
+        )
+    return tuple(json.loads(metadata[b"classes"]))
 
 
 def _table(file: Path, columns: Sequence[str]) -> pa.Table:

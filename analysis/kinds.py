@@ -10,3 +10,4 @@ KINDS = {
 }
 """By `data.split`."""
 EXTERNAL = "external set"
+UNKNOWN = "unknown split"  # of predictions that came without their run

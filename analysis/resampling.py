@@ -187,7 +187,8 @@ class Temperature:
         left, middle, right = (losses[best + step, np.arange(losses.shape[1])] for step in (-1, 0, 1))
         offset = np.clip(_ratio(left - right, 2 * (left - 2 * middle + right)), -1, 1)
         step = self._scale[1] - self._scale[0]
-        return {"temperature": np.exp(self._scale[best] + np.nan_to_num(offset) * step)}
+        found = np.exp(self._scale[best] + np.nan_to_num(offset) * step)
+        return {"temperature": np.where(weights.any(axis=0), found, math.nan)}
 
 
 def _sums(row: Indices, tile: Indices, tiles: int, rows: int | None = None) -> csr_array:

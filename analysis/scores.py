@@ -47,51 +47,6 @@ def by_row(matrix: Indices) -> Floats:
 
 
 @dataclass(frozen=True)
-class ClassScores:
-    """Scores of each class, every array (C,)."""
-
-    tiles: Indices
-    precision: Floats
-    """Of the tiles predicted as the class, the share that is of it; NaN if there are none."""
-    recall: Floats
-    f1: Floats
-
-
-def class_scores(matrix: Indices) -> ClassScores:
-    """Precision, recall and F1 of each class, from the confusion matrix."""
-    right, true, said = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    f1 = _ratio(2 * right, np.where(true > 0, true + said, 0))
-    return ClassScores(tiles=true, precision=_ratio(right, said), recall=_ratio(right, true), f1=f1)
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The scores of one set of predictions; NaN where they are not defined."""
-
-    tiles: int
-    accuracy: float
-    balanced_accuracy: float
-    """Mean recall over the classes that have tiles."""
-    macro_f1: float
-    macro_auc: float
-    """Mean one-vs-rest area under the ROC curve over the classes for which it is defined."""
-
-
-def headline(labels: Indices, probabilities: Floats) -> Headline:
-    """The scores that a reader looks at first."""
-    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), probabilities.shape[1])
-    each = class_scores(matrix)
-    areas = [curve.area for curve in roc_curves(labels, probabilities)]
-    return Headline(
-        tiles=len(labels),
-        accuracy=float(_ratio(np.trace(matrix), matrix.sum())),
-        balanced_accuracy=_mean(each.recall),
-        macro_f1=_mean(each.f1),
-        macro_auc=_mean(np.array(areas)),
-    )
-
-
-@dataclass(frozen=True)
 class Interval:
     """An estimate with its 95 % confidence interval; the interval is NaN where nothing is known of it."""
 
@@ -199,6 +154,40 @@ def _foot_and_top(curve: Roc, run: Floats) -> Floats:
     top = np.interp(run, x, y)  # takes the last of equal x
     foot = np.interp(-run, -x[::-1], y[::-1])
     return np.stack([foot, top], axis=1)
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Precision against recall, from the highest threshold on."""
+
+    recall: Floats
+    precision: Floats
+    average: float
+    """Average precision: the precision at each threshold, weighted by the recall that it adds. NaN, and the curve
+    empty, without positives."""
+
+
+def precision_recall(positive: NDArray[np.bool_], score: Floats) -> PrecisionRecall:
+    """The curve of `score` (N,) for finding tiles that are `positive` (N,); tiles of one score are found together."""
+    positives = int(positive.sum())
+    if not positives:
+        return PrecisionRecall(np.empty(0), np.empty(0), float("nan"))
+    order = np.argsort(-score, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    found = np.cumsum(positive[order])[last_of_tie]
+    recall, precision = found / positives, found / (last_of_tie + 1)
+    return PrecisionRecall(recall, precision, float(np.diff(recall, prepend=0.0) @ precision))
+
+
+def precision_recall_curves(labels: Indices, probabilities: Floats) -> list[PrecisionRecall]:
+    """One-vs-rest curve of each class."""
+    return [precision_recall(labels == index, probabilities[:, index]) for index in range(probabilities.shape[1])]
+
+
+def micro_precision_recall(labels: Indices, probabilities: Floats) -> PrecisionRecall:
+    """The curve of all N x C decisions "is this tile of that class" taken together."""
+    one_hot = labels[:, None] == np.arange(probabilities.shape[1])
+    return precision_recall(one_hot.ravel(), probabilities.ravel())
 
 
 def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:

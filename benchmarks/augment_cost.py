@@ -48,7 +48,7 @@ def main() -> None:
     table = Table("augmentations", "CPU ms a tile", "lowest", "highest")
     for name, spread in found.items():
         table.add_row(name, *(f"{spread[key]:.2f}" for key in ("median", "lowest", "highest")))
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 def measure(tiles: torch.Tensor, rows: np.ndarray, epoch: int, augment: AugmentSection) -> float:

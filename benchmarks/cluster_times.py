@@ -126,7 +126,7 @@ def show(rounds: list[dict[str, float]]) -> dict[str, Any]:
     for name, words in FIGURES.items():
         digits = 0 if name.endswith(("lost", "left")) else 1
         table.add_row(words, *(f"{measured[name][key]:.{digits}f}" for key in ("median", "lowest", "highest")))
-    Console().print(table)
+    Console(width=100).print(table)
     return measured
 
 

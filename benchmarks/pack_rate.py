@@ -55,7 +55,7 @@ def main() -> None:
             costs.setdefault((source, how, processes), []).append(cost)
     rows = [_row(*key, costs[key]) for key in costs]
     record.write(given.output, {"rates": rows})
-    Console().print(_table(rows))
+    Console(width=100).print(_table(rows))
 
 
 def _arguments() -> argparse.Namespace:

@@ -70,7 +70,7 @@ def main() -> None:
     options = {key: getattr(given, key) for key in ("trials", "tiles", "size", "epochs")}
     measured = {**options, "load": os.getloadavg(), "rows": rows, "further_trial": record.spread(further)}
     record.write(given.output, measured)
-    Console().print(_table(given, rows))
+    Console(width=100).print(_table(given, rows))
     print(f"a further trial costs {record.spread(further)['median']:.1f} s beside its steps, on one worker at a time")
 
 

@@ -62,7 +62,7 @@ def main() -> None:
             seconds.setdefault(name, []).append(measured)
     rows = [{"what": name, "seconds": record.spread(times)} for name, times in seconds.items()]
     record.write(given.output, {"trials": given.trials, "tiles": given.tiles, "times": rows})
-    Console().print(_table(seconds, given.trials))
+    Console(width=100).print(_table(seconds, given.trials))
 
 
 def _arguments() -> argparse.Namespace:

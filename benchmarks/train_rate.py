@@ -67,7 +67,7 @@ def main() -> None:
     ours = {"norm": given.norm, "precision": given.precision, "allocator": ALLOCATOR}
     options = {"steps": given.steps, "tiles": TILES, "tile_size": SIZE, "ours": ours}
     record.write(given.output, {**options, "rates": rows})
-    Console().print(_table(rows))
+    Console(width=100).print(_table(rows))
 
 
 def _arguments() -> argparse.Namespace:

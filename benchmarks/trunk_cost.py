@@ -55,7 +55,7 @@ def main() -> None:
     rows = [_row(clock, *(_times(taken[heads], place) for heads in taken)) for place, clock in enumerate(CLOCKS)]
     options = {key: getattr(given, key) for key in ("heads", "tiles", "size", "epochs")}
     record.write(given.output, {**options, "load": os.getloadavg(), "rows": rows})
-    Console().print(_table(given, rows))
+    Console(width=100).print(_table(given, rows))
 
 
 def measure(store: Path, heads: int, epochs: int, size: int) -> tuple[float, float]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
-from analysis.collect import Run
+from analysis.aggregate import ensemble, evaluate, seeds
+from analysis.collect import Model, Run
 from analysis.panels import ABSENT
+from analysis.report import cells
 from analysis.report.search_section import SearchSection, search_section
-from analysis.report.sections import RunSection, colour_bar_uri, run_section, write_csv
-from analysis.report.tables import headline
+from analysis.report.sections import ModelSection, colour_bar_uri, model_section
+from analysis.report.tables import headline, over_seeds
 from analysis.search import Search, is_search
 from analysis.table import notes
 from trainer.errors import UsageError
@@ -26,16 +31,6 @@ PICTURE_BYTES = 2_500_000
 """What all tiles and overlays of a page may take; more of them are drawn smaller."""
 BYTES_PER_PIXEL = 0.5
 EDGES = (64, 224)
-FORMATS = {
-    "AUC": ".4f",
-    "macro AUC": ".4f",
-    "train/loss": ".4f",
-    "val/loss": ".4f",
-    "lr": ".3g",
-    "tiles_per_s": ".1f",
-    "seconds": ".1f",
-}
-"""How numbers of a column are written, other than with three decimals."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +38,35 @@ class Report:
     """A page that was written."""
 
     page: Path
+    headline: pd.DataFrame
+    """The scores of each model on each set."""
     warnings: list[str]
-    """What it lacks, and how to get it."""
+    """What one must know before believing it; what it lacks, and how to get it."""
 
 
-def write_report(runs: Sequence[Run], out: Path, search: Search | None = None) -> Report:
-    """Writes `index.html` for these runs (`collect`), and its figures (PNG) and tables (CSV) beside it.
+@dataclass(frozen=True)
+class Summary:
+    """What the page says of all models together."""
 
-    With a `search`, it is the page of that search, and the runs are its final ones.
+    headline: pd.DataFrame
+    seeds: list[tuple[str, pd.DataFrame]]
+    """The names of runs that differ in their seed alone, and their scores over the seeds."""
+    looks: list[str]
+    """Sets that were looked at more than once."""
+
+
+def write_report(
+    models: Sequence[Model], out: Path, search: Search | None = None, patients: Mapping[str, int] | None = None
+) -> Report:
+    """Writes `index.html` for these models (`collect`), and its figures and tables beside it.
+
+    With a `search`, it is the page of that search, and the models are its final runs.
+
+    Args:
+        models: what stands on the page.
+        out: a folder; figures are written there as PNG and SVG, tables as CSV and Parquet.
+        search: the search that the models are the final runs of.
+        patients: how many there are in sets of tiles of which nobody has written down whose they are, by set.
 
     Raises:
         UsageError: for an `out` that is no folder, or lies in a run directory or a tile store.
@@ -58,7 +74,7 @@ def write_report(runs: Sequence[Run], out: Path, search: Search | None = None) -
     try:
         _refuse_foreign(out)
         out.mkdir(parents=True, exist_ok=True)
-        return _write(runs, out, search)
+        return _write(models, out, search, patients or {})
     except OSError as error:
         place = error.filename or out
         raise UsageError(f"{place}: cannot be written ({error.strerror}); name another --out") from None
@@ -75,40 +91,59 @@ def _refuse_foreign(out: Path) -> None:
             raise UsageError(f"--out {out}: lies in the search directory {folder}; name a folder outside of it")
 
 
-def _write(runs: Sequence[Run], out: Path, search: Search | None) -> Report:
-    edge = _edge(runs)
-    table = headline(runs)
-    write_csv(table, out / "headline.csv")
-    sections = [run_section(run, number, out, edge) for number, run in enumerate(runs, start=1)]
+def _write(models: Sequence[Model], out: Path, search: Search | None, patients: Mapping[str, int]) -> Report:
+    edge = _edge(models)
+    evaluated = [evaluate(model) for model in models]
+    together = ensemble(models)
+    summary = Summary(
+        headline=headline([*evaluated, *([evaluate(together)] if together else [])]),
+        seeds=[(", ".join(each.model.name for each in group), over_seeds(group)) for group in seeds(evaluated)],
+        looks=list(_looks(models)),
+    )
+    cells.write(summary.headline, out / "headline")
+    for number, (_, table) in enumerate(summary.seeds, start=1):
+        cells.write(table, out / f"seeds-{number}")
+    sections = [model_section(each, number, out, edge, patients) for number, each in enumerate(evaluated, start=1)]
     searched = search_section(search, out) if search else None
-    lacking = list(_warnings(sections))
-    report = Report(out / "index.html", [*(notes.warnings(search) if search else []), *lacking])
-    report.page.write_text(_render(table, searched, sections, lacking), encoding="utf-8")
-    return report
+    warnings = list(_warnings(sections))
+    page = out / "index.html"
+    page.write_text(_render(summary, searched, sections, warnings), encoding="utf-8")
+    return Report(page, summary.headline, [*(notes.warnings(search) if search else []), *warnings])
 
 
-def _warnings(sections: Sequence[RunSection]) -> Iterator[str]:
-    """One line for each run without scores, and for each reason for which a run lacks maps."""
+def _looks(models: Sequence[Model]) -> Iterator[str]:
+    """Sets that nothing should be chosen by and that were looked at more than once."""
+    for model in models:
+        for split, times in model.looks.items() if isinstance(model, Run) else ():
+            if times > 1:
+                yield f"{model.name}: {split} was looked at {times} times"
+
+
+def _warnings(sections: Sequence[ModelSection]) -> Iterator[str]:
+    """What a reader must know of intervals; each model without scores, and each reason for which one lacks maps."""
     for section in sections:
         if not section.sets:
-            yield f"{section.run.name}: no scores and maps yet: training has not finished"
+            yield f"{section.model.name}: no scores and maps yet: training has not finished"
+        for each in section.sets:
+            if each.evaluation.warning:
+                yield f"{section.model.name}, {each.evaluation.predictions.split}: {each.evaluation.warning}"
         lacking: dict[str, list[str]] = {}
         for each in section.sets:
-            if isinstance(each.maps, str):
-                lacking.setdefault(each.maps, []).append(each.predictions.split)
+            if isinstance(each.maps, str) and section.training:
+                lacking.setdefault(each.maps, []).append(each.evaluation.predictions.split)
         for reason, splits in lacking.items():
-            yield f"{section.run.name}: no maps on {', '.join(splits)}: {reason}"
+            yield f"{section.model.name}: no maps on {', '.join(splits)}: {reason}"
 
 
-def _edge(runs: Sequence[Run]) -> int:
+def _edge(models: Sequence[Model]) -> int:
     """Side in pixels at which every tile and overlay of the page fits in `PICTURE_BYTES`."""
-    cases = sum(3 * len(run.classes) * len(run.predictions) for run in runs)
+    cases = sum(3 * len(run.classes) * len(run.predictions) for run in models)
     fits = math.isqrt(int(PICTURE_BYTES / (2 * BYTES_PER_PIXEL * max(1, cases))))
     return min(max(fits, EDGES[0]), EDGES[1])
 
 
 def _render(
-    table: pd.DataFrame, search: SearchSection | None, sections: Sequence[RunSection], warnings: Sequence[str]
+    summary: Summary, search: SearchSection | None, sections: Sequence[ModelSection], warnings: Sequence[str]
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(f"analysis.{name}", ".") for name in ("report", "table")]),
@@ -117,24 +152,18 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
+    environment.filters |= {each.__name__: each for each in (cells.shown, cells.ends, cells.order, cells.is_number)}
     environment.globals["zip"] = zip
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
-        headline=table,
+        summary=summary,
         absent=ABSENT,
         search=search,
         sections=sections,
-        names=[search.search.name] if search else [section.run.name for section in sections],
+        names=[search.search.name] if search else [section.model.name for section in sections],
         warnings=warnings,
         colour_bar=colour_bar_uri(),
+        script=Markup(script),  # ours, as it is: the page's policy names its digest and lets no other run
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-
-
-def shown(value: object, column: str = "") -> str:
-    """A table's value as text: a dash where there is none, thousands parted, decimals by the column."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return "—"
-    if isinstance(value, float):
-        return format(value, FORMATS.get(column, ".3f"))
-    return f"{value:,}" if isinstance(value, int) else str(value)

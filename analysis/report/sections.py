@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from analysis import figures, scores
-from analysis.collect import Predictions, Run
+from analysis import confidence_figures, figures, provenance, scores
+from analysis.aggregate import Evaluated
+from analysis.calibration import at_temperature, reliability, selective_accuracy
+from analysis.collect import Model, Predictions, Run
+from analysis.evaluation import Evaluation
 from analysis.gradcam import on_tile
 from analysis.panels import Case, Panel, Panels, make_panels
-from analysis.report import tables
+from analysis.report import cells, tables
 from trainer.checkpoint import load_best_model
 from trainer.config import AugmentSection, load_config
 from trainer.errors import RunError, UsageError
@@ -34,6 +38,7 @@ class Picture:
     uri: str
     alt: str
     wide: bool = False
+    """Whether it takes the whole width of the page."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +65,41 @@ class SetSection:
     """What the page says of one set of tiles."""
 
     anchor: str
-    predictions: Predictions
+    evaluation: Evaluation
     pictures: list[Picture]
+    every_score: pd.DataFrame
     per_class: pd.DataFrame
+    per_group: pd.DataFrame | None
+    widenings: pd.DataFrame | None
+    """Where no slides or patients are known."""
     maps: Maps | str
     """Or why there are none."""
 
 
 @dataclass(frozen=True)
-class RunSection:
-    """What the page says of one run."""
+class Training:
+    """What the page says of how a model came to be."""
+
+    run: Run
+    curves: list[Picture]
+    rejected: pd.DataFrame
+    commands: list[str]
+    methods: str
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """What the page says of one model."""
 
     anchor: str
-    run: Run
+    model: Model
     folder: str
     facts: list[tuple[str, str]]
     classes: pd.DataFrame
-    curves: list[Picture]
+    training: Training | None
+    """None of predictions that came without their run."""
+    calibration: pd.DataFrame
+    temperature: float | None
     sets: list[SetSection]
 
 
@@ -90,64 +113,77 @@ class Explainer:
 
 @dataclass(frozen=True)
 class Folder:
-    """Where the files of a run or a search go."""
+    """Where the files of a model or a search go."""
 
     folder: Path
 
     def picture(self, figure: Figure, name: str, alt: str, wide: bool = False) -> Picture:
-        """Writes a figure as PNG, and returns it for the page."""
+        """Writes a figure as PNG and SVG, and returns it for the page."""
+        drawn = figures.svg(figure)
+        (self.folder / f"{name}.svg").write_bytes(drawn)
         figures.png(figure, self.folder / f"{name}.png")
-        return Picture(_uri("image/svg+xml", figures.svg(figure)), alt, wide)
+        return Picture(_uri("image/svg+xml", drawn), alt, wide)
 
-    def csv(self, frame: pd.DataFrame, name: str) -> None:
-        """Writes a table as CSV."""
-        write_csv(frame, self.folder / f"{name}.csv")
+    def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Writes a table as CSV and Parquet, and returns it for the page."""
+        cells.write(frame, self.folder / name)
+        return frame
 
 
 @dataclass(frozen=True)
 class Writer(Folder):
-    """Where the files of a run go, and how it is drawn."""
+    """Where the files of a model go, and how it is drawn."""
 
-    run: Run
+    model: Model
     codes: list[str]
     edge: int
     """Side of a tile on the page, px."""
 
     def title(self, what: str, split: str, kind: str) -> str:
-        """What a figure shows, and below it of which run and set."""
-        return f"{what}\n{self.run.name} · {split} · {kind}"
+        """What a figure shows, and below it of which model and set."""
+        return f"{what}\n{self.model.name} · {split} · {kind}"
 
 
-def write_csv(frame: pd.DataFrame, file: Path) -> None:
-    """Writes a table with a byte-order mark, without which Excel garbles Chinese names."""
-    frame.to_csv(file, index=False, encoding="utf-8-sig")
-
-
-def run_section(run: Run, number: int, out: Path, edge: int) -> RunSection:
-    """Draws and writes everything of one run into a folder of its own in `out`."""
-    folder = out / f"{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', run.name)}"
+def model_section(evaluated: Evaluated, number: int, out: Path, edge: int, patients: Mapping[str, int]) -> ModelSection:
+    """Draws and writes everything of one model into a folder of its own in `out`."""
+    model, evaluations = evaluated.model, evaluated.evaluations
+    folder = out / f"{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', model.name)}"
     folder.mkdir(exist_ok=True)
-    writer = Writer(folder, run, figures.codes(run.classes), edge)
-    classes = tables.classes(run, writer.codes)
-    writer.csv(classes, "classes")
-    writer.csv(run.history, "epochs")
-    explainer = _explainer(run) if run.predictions else ""
-    anchors = [f"run-{number}-set-{place}" for place, _ in enumerate(run.predictions, start=1)]
-    return RunSection(
-        anchor=f"run-{number}",
-        run=run,
+    writer = Writer(folder, model, figures.codes(model.classes), edge)
+    explainer = _explainer(model) if evaluations else ""
+    return ModelSection(
+        anchor=f"model-{number}",
+        model=model,
         folder=folder.name,
-        facts=tables.facts(run),
-        classes=classes,
-        curves=_curves(writer),
+        facts=tables.facts(model),
+        classes=writer.table(tables.classes(model, writer.codes), "classes"),
+        training=_training(writer, evaluated) if isinstance(model, Run) else None,
+        calibration=writer.table(tables.calibration(evaluations), "calibration"),
+        temperature=evaluations[0].temperature if evaluations else None,
         sets=[
-            _set_section(writer, each, anchor, explainer) for each, anchor in zip(run.predictions, anchors, strict=True)
+            _set_section(writer, each, f"model-{number}-set-{place}", explainer, patients)
+            for place, each in enumerate(evaluations, start=1)
         ],
     )
 
 
-def _explainer(run: Run) -> Explainer | str:
+def _training(writer: Writer, evaluated: Evaluated) -> Training:
+    run = evaluated.model
+    assert isinstance(run, Run)
+    writer.table(run.history, "epochs")
+    return Training(
+        run=run,
+        curves=_curves(writer, run),
+        rejected=writer.table(provenance.rejected(run), "rejected"),
+        commands=provenance.commands(run),
+        methods=provenance.methods(run, evaluated.evaluations),
+    )
+
+
+def _explainer(run: Model) -> Explainer | str:
     """The best model and its evaluation transform, or why they cannot be had."""
+    if not isinstance(run, Run):
+        return "these predictions came without their run, so there is no model to explain"
     try:
         return Explainer(load_best_model(run.directory), load_config(run.directory.config_file).augment)
     except (UsageError, RunError) as error:
@@ -157,8 +193,7 @@ def _explainer(run: Run) -> Explainer | str:
         )
 
 
-def _curves(writer: Writer) -> list[Picture]:
-    run = writer.run
+def _curves(writer: Writer, run: Run) -> list[Picture]:
     if run.history.empty:
         return []
     best = None if run.best is None else int(run.best["epoch"])
@@ -170,16 +205,22 @@ def _curves(writer: Writer) -> list[Picture]:
     ]
 
 
-def _set_section(writer: Writer, predictions: Predictions, anchor: str, explainer: Explainer | str) -> SetSection:
-    per_class = tables.per_class(writer.run, predictions)
-    writer.csv(per_class, f"{predictions.split}-classes")
-    writer.csv(tables.confusion(writer.run, predictions), f"{predictions.split}-confusion")
+def _set_section(
+    writer: Writer, evaluation: Evaluation, anchor: str, explainer: Explainer | str, patients: Mapping[str, int]
+) -> SetSection:
+    each, model = evaluation.predictions, writer.model
+    split = each.split
+    writer.table(tables.confusion(each, model.classes), f"{split}-confusion")
+    grouped = evaluation.groups is not None
     return SetSection(
         anchor=anchor,
-        predictions=predictions,
-        pictures=[*_matrices(writer, predictions), *_rocs(writer, predictions)],
-        per_class=per_class,
-        maps=explainer if isinstance(explainer, str) else _maps(writer, predictions, explainer),
+        evaluation=evaluation,
+        pictures=[*_matrices(writer, each), *_curves_of_classes(writer, each), *_confidence(writer, evaluation)],
+        every_score=writer.table(tables.every_score(evaluation), f"{split}-scores"),
+        per_class=writer.table(tables.per_class(evaluation), f"{split}-classes"),
+        per_group=writer.table(tables.per_group(evaluation), f"{split}-groups") if grouped else None,
+        widenings=None if grouped else tables.widenings(len(each.labels), patients.get(split)),
+        maps=explainer if isinstance(explainer, str) else _maps(writer, each, explainer),
     )
 
 
@@ -197,22 +238,49 @@ def _matrices(writer: Writer, predictions: Predictions) -> list[Picture]:
     ]
 
 
-def _rocs(writer: Writer, predictions: Predictions) -> list[Picture]:
+def _curves_of_classes(writer: Writer, predictions: Predictions) -> list[Picture]:
     split, kind = predictions.split, predictions.kind
-    curves = scores.roc_curves(predictions.labels, predictions.probabilities)
-    micro = scores.micro_roc(predictions.labels, predictions.probabilities)
-    drawn = (curves, micro, scores.macro_roc(curves), writer.codes)
+    given = (predictions.labels, predictions.probabilities)
+    curves = scores.roc_curves(*given)
+    drawn = (curves, scores.micro_roc(*given), scores.macro_roc(curves), writer.codes)
     whole = figures.roc(*drawn, writer.title("ROC, one class against the rest (AUC)", split, kind))
     corner = figures.roc_corner(*drawn, writer.title("The same, upper left corner", split, kind))
+    recalled = confidence_figures.precision_recall(
+        scores.precision_recall_curves(*given),
+        scores.micro_precision_recall(*given),
+        writer.codes,
+        writer.title("Precision and recall, one class against the rest (AP)", split, kind),
+    )
     return [
         writer.picture(whole, f"{split}-roc", f"ROC curves on {split}"),
         writer.picture(corner, f"{split}-roc-corner", f"ROC curves on {split}, few false positives"),
+        writer.picture(recalled, f"{split}-precision-recall", f"Precision against recall on {split}"),
+    ]
+
+
+def _confidence(writer: Writer, evaluation: Evaluation) -> list[Picture]:
+    each = evaluation.predictions
+    if not len(each.labels):
+        return []
+    curves = {"as predicted": reliability(each.labels, each.probabilities)}
+    if evaluation.temperature is not None:
+        cooled = at_temperature(each.probabilities, evaluation.temperature)
+        curves[f"at temperature {evaluation.temperature:.2f}"] = reliability(each.labels, cooled)
+    certain = selective_accuracy(each.labels, each.probabilities)
+    drawn = confidence_figures.reliability(curves, writer.title("Accuracy by confidence", each.split, each.kind))
+    told = confidence_figures.selective(
+        certain, writer.title("Accuracy if only the most certain are told", each.split, each.kind)
+    )
+    return [
+        writer.picture(drawn, f"{each.split}-reliability", f"Accuracy against confidence on {each.split}"),
+        writer.picture(told, f"{each.split}-selective", f"Accuracy against coverage on {each.split}"),
     ]
 
 
 def _maps(writer: Writer, predictions: Predictions, explainer: Explainer) -> Maps | str:
     try:
-        panels = make_panels(writer.run, predictions, explainer.model, explainer.augment)
+        assert isinstance(writer.model, Run), "there is a model to explain"
+        panels = make_panels(writer.model, predictions, explainer.model, explainer.augment)
     except UsageError as error:
         return str(error)
     rows, sheet = [], []

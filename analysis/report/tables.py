@@ -2,63 +2,133 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from analysis import scores
-from analysis.collect import Predictions, Run
+from analysis.aggregate import Evaluated
+from analysis.collect import Model, Predictions, Run
+from analysis.design_effect import CORRELATIONS, widening
+from analysis.evaluation import CLASS_NAMES, CONFIDENCE, NAMES, Evaluation
 from trainer.config import load_config
 from trainer.errors import UsageError
-from trainer.wording import counted
+from trainer.wording import counted, joined
+
+PATIENTS = (20, 50, 100)
+HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
 
 
-def headline(runs: Sequence[Run]) -> pd.DataFrame:
-    """The scores of each run on each set of tiles, with how that set was parted from the training tiles.
+def headline(evaluated: Sequence[Evaluated]) -> pd.DataFrame:
+    """The scores of each model on each set of tiles, with how that set was parted from the training tiles.
 
-    Columns `run, set, split, tiles, accuracy, balanced accuracy, macro F1, macro AUC`.
+    Columns `run, set, split, tiles, intervals from, accuracy, balanced accuracy, macro F1, macro AUC`; scores are
+    `Interval`s.
     """
     rows = [
-        {"run": run.name, "set": each.split, "split": each.kind}
-        | asdict(scores.headline(each.labels, each.probabilities))
-        for run in runs
-        for each in run.predictions
+        {"run": one.model.name, "set": each.predictions.split, "split": each.predictions.kind}
+        | {"tiles": len(each.predictions.labels), "intervals from": each.unit}
+        | {NAMES[name]: each.scores.overall[name] for name in HEADLINE}
+        for one in evaluated
+        for each in one.evaluations
     ]
-    names = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
-    columns = ["run", "set", "split", "tiles", "accuracy", *names]
-    return pd.DataFrame(rows, columns=columns).rename(columns=names)
+    columns = ["run", "set", "split", "tiles", "intervals from", *(NAMES[name] for name in HEADLINE)]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def per_class(run: Run, predictions: Predictions) -> pd.DataFrame:
-    """Tiles, precision, recall, F1 and one-vs-rest AUC of each class."""
-    matrix = scores.confusion_matrix(predictions.labels, predictions.predicted, len(run.classes))
-    each = scores.class_scores(matrix)
-    curves = scores.roc_curves(predictions.labels, predictions.probabilities)
-    return pd.DataFrame(
-        {
-            "class": run.classes,
-            "tiles": each.tiles,
-            "precision": each.precision,
-            "recall": each.recall,
-            "F1": each.f1,
-            "AUC": [curve.area for curve in curves],
-        }
+def over_seeds(group: Sequence[Evaluated]) -> pd.DataFrame:
+    """Mean and standard deviation of the headline's scores over the runs of one configuration, and each.
+
+    Columns `set, split, score, mean, sd, each`.
+    """
+    rows = []
+    for each in group[0].evaluations:
+        others = [
+            other for one in group for other in one.evaluations if other.predictions.split == each.predictions.split
+        ]
+        for name in HEADLINE:
+            values = np.array([other.scores.overall[name].value for other in others])
+            rows.append(
+                {
+                    "set": each.predictions.split,
+                    "split": each.predictions.kind,
+                    "score": NAMES[name],
+                    "mean": float(values.mean()),
+                    "sd": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+                    "each": " ".join(f"{value:.3f}" for value in values),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def every_score(evaluation: Evaluation) -> pd.DataFrame:
+    """All scores of a set; columns `score, value`."""
+    every = evaluation.scores.overall
+    return pd.DataFrame({"score": list(NAMES.values()), "value": [every[name] for name in NAMES]})
+
+
+def per_class(evaluation: Evaluation) -> pd.DataFrame:
+    """Tiles, and precision, recall, specificity, F1, one-vs-rest AUC and average precision of each class."""
+    tiles = np.bincount(evaluation.predictions.labels, minlength=len(evaluation.classes))
+    every = evaluation.scores.by_class
+    scores_ = {CLASS_NAMES[name]: every[name] for name in CLASS_NAMES}
+    return pd.DataFrame({"class": evaluation.classes, "tiles": tiles, **scores_})
+
+
+def per_group(evaluation: Evaluation) -> pd.DataFrame:
+    """Tiles and accuracy of each slide or patient, the worst first; columns `group, classes, tiles, accuracy`."""
+    each = evaluation.predictions
+    frame = pd.DataFrame(
+        {"group": each.table["group"], "class": each.table["label"], "right": each.predicted == each.labels}
     )
+    found = frame.groupby("group", observed=True).agg(
+        classes=("class", lambda names: ", ".join(sorted(set(names)))),
+        tiles=("right", "size"),
+        accuracy=("right", "mean"),
+    )
+    return found.reset_index().sort_values(["accuracy", "tiles"], ascending=[True, False], ignore_index=True)
 
 
-def confusion(run: Run, predictions: Predictions) -> pd.DataFrame:
+def calibration(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+    """Log loss, Brier score and calibration error before and after the temperature, and what would fit the set itself.
+
+    Columns `set, split, score, before, after`; last of each set its `own temperature`.
+    """
+    rows = []
+    for each in evaluations:
+        of = {"set": each.predictions.split, "split": each.predictions.kind}
+        after = each.at_temperature.overall if each.at_temperature else {}
+        rows += [
+            {**of, "score": NAMES[name], "before": each.scores.overall[name], "after": after.get(name)}
+            for name in CONFIDENCE
+        ]
+        rows.append({**of, "score": "own temperature", "before": each.own_temperature, "after": None})
+    return pd.DataFrame(rows, columns=["set", "split", "score", "before", "after"])
+
+
+def widenings(tiles: int, patients: int | None) -> pd.DataFrame:
+    """By which factor an interval over tiles is too narrow, for a number of patients; if it is unknown, for some."""
+    counts = [patients] if patients else [count for count in PATIENTS if count < tiles]
+    rows = [
+        {"patients": count} | {f"correlation {rho}": widening(tiles, count, rho) for rho in CORRELATIONS}
+        for count in counts
+    ]
+    return pd.DataFrame(rows)
+
+
+def confusion(predictions: Predictions, classes: Sequence[str]) -> pd.DataFrame:
     """Confusion matrix: a row a true class, a column a predicted one."""
-    matrix = scores.confusion_matrix(predictions.labels, predictions.predicted, len(run.classes))
-    frame = pd.DataFrame(matrix, columns=list(run.classes))
-    frame.insert(0, "true \\ predicted", list(run.classes))
+    matrix = scores.confusion_matrix(predictions.labels, predictions.predicted, len(classes))
+    frame = pd.DataFrame(matrix, columns=list(classes))
+    frame.insert(0, "true \\ predicted", list(classes))
     return frame
 
 
-def classes(run: Run, codes: Sequence[str]) -> pd.DataFrame:
+def classes(run: Model, codes: Sequence[str]) -> pd.DataFrame:
     """Names of each class, its code in figures, and its tiles in each set (missing where nothing tells them)."""
-    given = run.identity.get("class_names") or {}
+    given = run.class_names
     frame = pd.DataFrame({"class": run.classes})
     if list(codes) != list(run.classes):
         frame["in figures"] = list(codes)
@@ -70,9 +140,11 @@ def classes(run: Run, codes: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _counts(run: Run) -> dict[str, pd.Series]:
+def _counts(run: Model) -> dict[str, pd.Series]:
     """Tiles by class in each set: of the training store's from its index, of the others from their predictions."""
     counts = {each.split: each.table["label"].value_counts() for each in run.predictions}
+    if not isinstance(run, Run):
+        return counts
     try:
         index = run.open_store("train").index
         class_map = load_config(run.directory.config_file).data.class_map
@@ -84,8 +156,14 @@ def _counts(run: Run) -> dict[str, pd.Series]:
     return own | {split: count for split, count in counts.items() if split not in own}
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
-    """What identifies a run, as terms and their values."""
+def facts(model: Model) -> list[tuple[str, str]]:
+    """What identifies a model, as terms and their values."""
+    if isinstance(model, Run):
+        return _facts_of_run(model)
+    return [("Predictions", str(model.place)), ("Classes", ", ".join(model.classes))]
+
+
+def _facts_of_run(run: Run) -> list[tuple[str, str]]:
     identity, data = run.identity, run.identity["data"]
     stores = {"Training store": data["tiles"]} | {
         f"External store {name}": store for name, store in data["external"].items()
@@ -101,6 +179,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
             )
         )
     terms.append(("Training", _effort(run)))
+    if hosts := sorted({str(each["host"]) for each in run.attempts if "host" in each}):
+        terms.append(("Hosts", joined(hosts)))
+    terms.append(("Looked at", _looks(run)))
     if "precision" in identity:
         numerics = (
             f"{identity['precision']}, BatchNorm {identity['norm']}, at most {identity['micro_batch']} tiles at once"
@@ -122,11 +203,18 @@ def _sizes(run: Run) -> str:
 
 
 def _effort(run: Run) -> str:
-    attempts = counted(run.attempts, "attempt")
+    attempts = counted(len(run.attempts), "attempt")
     if run.history.empty:
         return f"no epoch has ended yet, {attempts}"
     seconds = float(np.sum(run.history["seconds"]))
     counts = sorted(set(run.history["world_size"]))
     workers = f"{', '.join(map(str, counts))} worker{'' if counts == [1] else 's'}"
     epochs = counted(len(run.history), "epoch")
-    return f"{epochs}, {seconds:,.0f} s, {workers}, {attempts}"
+    spent = float(np.sum(run.history["seconds"] * run.history["world_size"]))
+    return f"{epochs}, {seconds:,.0f} s, {workers}, {attempts}, {spent / 3600:.2f} worker-hours"
+
+
+def _looks(run: Run) -> str:
+    """How often sets that nothing was chosen by were evaluated."""
+    looks = [f"{split} {'once' if times == 1 else f'{times} times'}" for split, times in run.looks.items()]
+    return joined(looks) if looks else "neither test nor external data"

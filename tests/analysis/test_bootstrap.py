@@ -128,3 +128,15 @@ def test_the_temperature_has_an_interval() -> None:
     labels, probabilities = made(600, sharpness=2.0)
     found = estimates([Temperature(labels, probabilities)], labels, labels, None, CLASSES).overall["temperature"]
     assert 0.05 < found.low < found.value < found.high < 3
+
+
+@pytest.mark.parametrize("tiles", [0, 1])
+def test_hardly_any_tiles(tiles: int) -> None:
+    labels, probabilities = np.zeros(tiles, np.int64), np.tile([0.7, 0.2, 0.1], (tiles, 1))
+    found = every(labels, probabilities)
+    assert [found.overall[name].value for name in ("accuracy", "balanced_accuracy")] == pytest.approx(
+        [1.0 if tiles else math.nan] * 2, nan_ok=True
+    )
+    assert math.isnan(found.overall["macro_auc"].value)
+    temperature = estimates([Temperature(labels, probabilities)], labels, labels, None, CLASSES).overall["temperature"]
+    assert math.isnan(temperature.value) == (tiles == 0)

@@ -11,10 +11,13 @@ import pytest
 from sklearn import metrics
 
 from analysis.__main__ import main
+from analysis.aggregate import evaluate
 from analysis.collect import collect
-from analysis.report.report import Report, shown, write_report
+from analysis.report.cells import shown
+from analysis.report.report import Report, write_report
 from analysis.report.tables import headline
 from analysis.report.terminal import show
+from analysis.scores import Interval
 from analysis.search import read_search
 from tests.analysis.made_runs import (
     CLASSES,
@@ -51,6 +54,11 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.figures._save", lambda *_, **__: b"<svg/>")
 
 
+def lacking(report: Report) -> list[str]:
+    """What the page lacks, without what there is to know of its intervals."""
+    return [warning for warning in report.warnings if "intervals from" not in warning]
+
+
 def as_tile_level(run: RunDir) -> None:
     identity = json.loads(run.identity_file.read_text())
     identity["data"]["split"] = "random"
@@ -63,35 +71,37 @@ def test_the_page_is_whole_and_stands_alone(run: RunDir, tmp_path: Path) -> None
     assert (tmp_path / "out" / "index.html").stat().st_size < 5_000_000
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     for tag, attributes in page.tags:
-        assert tag not in {"script", "link", "iframe", "object"}
+        assert tag not in {"link", "iframe", "object"}
         assert (attributes.get("src") or "data:").startswith("data:")
         assert (attributes.get("href") or "#headline").removeprefix("#") in ids
     [policy] = [attributes["content"] for _, attributes in page.tags if attributes.get("http-equiv")]
     assert policy is not None
-    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
     assert "Research use only; not validated for diagnosis." in page.text
     assert "No maps" not in page.text
     assert "Maps of 2 x 2 cells; a cell is 32 px of the input, 24 px (12 µm) of the tile" in page.text
     for choice in ("Most confident right", "Most confident wrong", "Randomly chosen"):
         assert choice in page.text
-    assert sum(str(attributes.get("src")).startswith("data:image/svg") for _, attributes in page.tags) == 10
+    assert sum(str(attributes.get("src")).startswith("data:image/svg") for _, attributes in page.tags) == 16
 
 
 def test_headline_is_scikit_learns_and_names_the_split(run: RunDir) -> None:
-    table = headline(collect([run.path]))
+    table = headline([evaluate(model) for model in collect([run.path])])
     stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
     predicted = np.array(CLASSES)[np.stack(stored["logits"]).argmax(axis=1)]
     outside = table[table["set"] == "elsewhere"].iloc[0]
     assert (outside["run"], outside["split"], outside["tiles"]) == ("first", "external set", 12)
-    assert outside["accuracy"] == pytest.approx(metrics.accuracy_score(stored["label"], predicted))
-    assert outside["balanced accuracy"] == pytest.approx(metrics.balanced_accuracy_score(stored["label"], predicted))
-    assert outside["macro F1"] == pytest.approx(metrics.f1_score(stored["label"], predicted, average="macro"))
+    assert outside["accuracy"].value == pytest.approx(metrics.accuracy_score(stored["label"], predicted))
+    assert outside["balanced accuracy"].value == pytest.approx(
+        metrics.balanced_accuracy_score(stored["label"], predicted)
+    )
+    assert outside["macro F1"].value == pytest.approx(metrics.f1_score(stored["label"], predicted, average="macro"))
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_tile_level_split_stands_at_every_number_from_it(run: RunDir, tmp_path: Path) -> None:
     as_tile_level(run)
-    table = headline(collect([run.path]))
+    table = headline([evaluate(model) for model in collect([run.path])])
     assert table["split"].tolist() == ["tile-level split", "external set"]
     page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     for heading in (
@@ -137,7 +147,7 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     write_model(run, 3)
     page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
     assert "No maps" not in page.text
-    assert "script" not in [tag for tag, _ in page.tags]
+    assert [tag for tag, _ in page.tags].count("script") == 1
     assert "x" not in [attributes.get("src") for _, attributes in page.tags]
     assert evil in page.text
 
@@ -151,10 +161,10 @@ def test_without_its_store_there_are_scores_but_no_maps(run: RunDir, tmp_path: P
     page = Elements(report.page)
     assert re.search(rf"No maps: .*{store}", page.text)
     assert "Most confident right" in page.text  # of the external set, whose store is still there
-    [warning] = report.warnings
+    [warning] = lacking(report)
     assert warning.startswith(f"first: no maps on val: {store}: the tile store is no longer there")
     assert warning in page.text.split("Run directory")[0]
-    assert write_report(collect([run.path], [moved]), tmp_path / "out").warnings == []
+    assert lacking(write_report(collect([run.path], [moved]), tmp_path / "out")) == []
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -165,7 +175,7 @@ def test_a_damaged_checkpoint_is_a_warning_in_the_terminal(
     [tensors] = run.checkpoints_dir.glob("*/trained.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
     assert main(["report", str(run.path), "--out", str(tmp_path / "out")]) == 0
-    [warning] = capsys.readouterr().err.splitlines()
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "intervals from" not in line]
     assert warning.startswith(f"warning: first: no maps on val, elsewhere: {tensors.parent}: cannot be used")
     assert "restore what is damaged from a copy" in warning
 
@@ -178,7 +188,7 @@ def test_a_map_of_one_cell_is_not_drawn(run: RunDir, tmp_path: Path) -> None:
     page = Elements(report.page)
     assert page.text.count("No maps: an input of 32 px") == 2
     assert not any(str(attributes.get("src")).startswith("data:image/webp") for _, attributes in page.tags)
-    assert len(report.warnings) == 1
+    assert len(lacking(report)) == 1
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -219,7 +229,7 @@ def test_several_runs_share_a_headline(run: RunDir, tmp_path: Path) -> None:
     report = write_report(collect([run.path, other.path]), tmp_path / "out")
     page = Elements(report.page)
     assert "second: no scores and maps yet: training has not finished" in report.warnings
-    assert {"run-1", "run-2"} <= {attributes.get("id") for _, attributes in page.tags}
+    assert {"model-1", "model-2"} <= {attributes.get("id") for _, attributes in page.tags}
     assert (tmp_path / "out" / "2-second" / "loss.png").is_file()
 
 
@@ -245,16 +255,19 @@ def test_the_terminals_table_has_a_line_for_each_set(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     sets = [("val", "tile-level split", 15_000), ("crc-val-he-7k", "external set", 7180)]
-    scores = {"accuracy": 0.9, "balanced accuracy": 0.8, "macro F1": 0.7, "macro AUC": 0.6}
+    values = {"accuracy": 0.9, "balanced accuracy": 0.8, "macro F1": 0.7, "macro AUC": 0.6}
+    scores = {name: Interval(value, value - 0.05, value + 0.05, 0.025) for name, value in values.items()}
     rows = [
         {"run": run, "set": name, "split": kind, "tiles": tiles} | scores for run in names for name, kind, tiles in sets
     ]
-    show(pd.DataFrame(rows), Report(Path("index.html"), []))
+    show(Report(Path("index.html"), pd.DataFrame(rows), []))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 80
     for name, kind, tiles in sets:
         found = [
-            line for line in lines if re.fullmatch(rf"{name} +{kind} +{tiles:,} +0.900 +0.800 +0.700 +0.6000 *", line)
+            line
+            for line in lines
+            if re.fullmatch(rf"{name} +{kind} +{tiles:,} +0.900 +0.800 \(0.750-0.850\) +0.6000 *", line)
         ]
         assert len(found) == len(names)
     assert [line for line in lines if line in names] == (names if len(names) > 1 else [])
@@ -299,7 +312,7 @@ def test_a_search_has_a_page_with_its_trials_and_its_final_runs(
     assert main(["report", str(search.path), "--out", str(tmp_path / "out")]) == 0
     page = Elements(tmp_path / "out" / "index.html")
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    assert {"search", "search-pictures", "search-finals", "headline", "run-1", "run-2"} <= ids
+    assert {"search", "search-pictures", "search-finals", "headline", "model-1", "model-2"} <= ids
     assert {str(attributes["href"]).removeprefix("#") for tag, attributes in page.tags if tag == "a"} <= ids
     read = read_search(search.path)
     assert read.choice is not None
@@ -310,7 +323,7 @@ def test_a_search_has_a_page_with_its_trials_and_its_final_runs(
     assert sum("chosen" in row.split() for row in rows) == 1
     written = {file.name for file in (tmp_path / "out" / "search").iterdir()}
     figures = {"score-by-field", "score-map", "parallel", "curves", "cost", "importance"}
-    assert written == {"trials.csv", *(f"{name}.png" for name in figures)}
+    assert written == {"trials.csv", *(f"{name}.{form}" for name in figures for form in ("png", "svg"))}
     assert "Importance is the share of the score's variance" in page.text
     assert "it is a guess" in page.text
     table = pd.read_csv(tmp_path / "out" / "search" / "trials.csv", encoding="utf-8-sig", dtype={"trial": str})

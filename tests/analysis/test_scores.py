@@ -21,37 +21,11 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(scored())
-def test_confusion_and_class_scores_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_confusion_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = data
     predicted = probabilities.argmax(axis=1)
     matrix = scores.confusion_matrix(labels, predicted, CLASSES)
-    every = list(range(CLASSES))
-    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(labels, predicted, labels=every))
-    precision, recall, f1, tiles = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=every, zero_division=np.nan
-    )
-    ours = scores.class_scores(matrix)
-    there = tiles > 0
-    np.testing.assert_array_equal(ours.tiles, tiles)
-    np.testing.assert_allclose(ours.precision, precision)
-    np.testing.assert_allclose(ours.recall, recall)
-    np.testing.assert_allclose(ours.f1[there], f1[there])
-    assert np.isnan(ours.f1[~there]).all()
-
-
-@given(scored())
-def test_headline_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
-    labels, probabilities = data
-    predicted, there = probabilities.argmax(axis=1), sorted(set(labels))
-    ours = scores.headline(labels, probabilities)
-    assert ours.tiles == len(labels)
-    assert ours.accuracy == pytest.approx(metrics.accuracy_score(labels, predicted))
-    assert ours.balanced_accuracy == pytest.approx(
-        metrics.recall_score(labels, predicted, labels=there, average="macro")
-    )
-    assert ours.macro_f1 == pytest.approx(metrics.f1_score(labels, predicted, labels=there, average="macro"))
-    areas = [metrics.roc_auc_score(labels == c, probabilities[:, c]) for c in there if len(there) > 1]
-    assert ours.macro_auc == pytest.approx(np.mean(areas) if areas else np.nan, nan_ok=True)
+    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(labels, predicted, labels=range(CLASSES)))
 
 
 @given(scored())
@@ -66,6 +40,24 @@ def test_curves_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
         np.testing.assert_allclose(curve.false_positive_rate, run)
         np.testing.assert_allclose(curve.true_positive_rate, rise)
         assert curve.area == pytest.approx(metrics.auc(run, rise))
+
+
+@given(scored())
+def test_precision_against_recall_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = data
+    for index, curve in enumerate(scores.precision_recall_curves(labels, probabilities)):
+        if not (labels == index).any():
+            assert np.isnan(curve.average)
+            assert len(curve.recall) == 0
+            continue
+        given_ = (labels == index, probabilities[:, index])
+        precision, recall, _ = metrics.precision_recall_curve(*given_)
+        np.testing.assert_allclose(curve.precision, precision[:-1][::-1])  # scikit-learn adds the point (0, 1)
+        np.testing.assert_allclose(curve.recall, recall[:-1][::-1])
+        assert curve.average == pytest.approx(metrics.average_precision_score(*given_))
+    flat = (np.eye(CLASSES)[labels].ravel(), probabilities.ravel())
+    micro = scores.micro_precision_recall(labels, probabilities)
+    assert micro.average == pytest.approx(metrics.average_precision_score(*flat))
 
 
 @given(scored())
@@ -105,18 +97,6 @@ def test_constant_scores_have_an_area_of_one_half() -> None:
     curve = scores.roc(np.array([True, False, True, False]), np.full(4, 0.25))
     assert curve.area == 0.5
     assert curve.false_positive_rate.tolist() == [0.0, 1.0]
-
-
-def test_one_tile() -> None:
-    result = scores.headline(np.array([1]), scores.softmax([[0.0, 3.0, 0.0]]))
-    assert (result.accuracy, result.balanced_accuracy, result.macro_f1) == (1.0, 1.0, 1.0)
-    assert np.isnan(result.macro_auc)
-
-
-def test_no_tile_at_all() -> None:
-    result = scores.headline(np.empty(0, dtype=np.int64), np.empty((0, 3)))
-    assert result.tiles == 0
-    assert np.isnan([result.accuracy, result.balanced_accuracy, result.macro_f1, result.macro_auc]).all()
 
 
 def test_rows_of_absent_classes_are_not_numbers() -> None:
