@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.scores import Interval
+from analysis.table import exports
 
 FORMATS = {
     "AUC": ".4f",
@@ -42,12 +43,8 @@ def ends(value: object, column: str = "") -> str:
 
 
 def order(value: object) -> str:
-    """What a column is sorted by in the browser: a number, or the text in small letters."""
-    if isinstance(value, Interval):
-        value = value.value
-    if isinstance(value, (int, float)):
-        return "" if math.isnan(value) else repr(float(value))
-    return str(value).lower()
+    """What a column is sorted by in the browser."""
+    return exports.order(value.value if isinstance(value, Interval) else value)
 
 
 def is_number(column: pd.Series) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from analysis.search import Trial
 from analysis.table import notes
-from analysis.table.columns import TrialTable, selection
+from analysis.table.columns import Column, TrialTable, selection
 from trainer.errors import UsageError
 
 
@@ -117,7 +119,7 @@ def page(table: TrialTable) -> dict[str, Any]:
             (
                 selection(table.search, trial) or "",
                 trial.status,
-                [(column.text(trial), column.right) for column in table.shown if column.text],
+                [_cell(column, trial) for column in table.shown],
                 "; ".join(trial.said),
             )
             for trial in table.rows
@@ -128,6 +130,18 @@ def page(table: TrialTable) -> dict[str, Any]:
         "finals_title": notes.finals_title(table.search),
         "finals_note": "; ".join(notes.finals_notes(table.search)),
     }
+
+
+def order(value: Any) -> str:
+    """What a browser sorts by: a number, or the text in small letters; nothing where there is no value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(value) if isinstance(value, (int, float)) else str(value).lower()
+
+
+def _cell(column: Column, trial: Trial) -> tuple[str, bool, str]:
+    """Its text, whether that stands at the right, and what it is sorted by."""
+    return column.text(trial) if column.text else "", column.right, order(column.value(trial))
 
 
 def _under(table: TrialTable) -> list[str]:
