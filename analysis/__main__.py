@@ -1,4 +1,4 @@
-"""`python -m analysis report | table`: parse, dispatch, nothing else."""
+"""`python -m analysis report | compare | table`: parse, dispatch, nothing else."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "report":
             report(options.path, options.out, options.store, dict(options.patients))
+        elif options.command == "compare":
+            compare(options.models, options.out)
         else:
             table(options.search, options.sort, options.format, ascending=options.ascending)
     except (UsageError, RunError) as error:
@@ -67,6 +69,23 @@ def table(search: Path, sort: str | None = None, form: str = "text", *, ascendin
         write(made, form)
 
 
+def compare(paths: Sequence[Path], out: Path | None = None) -> None:
+    """Prints how two models differ on the tiles that both have predicted.
+
+    Raises:
+        UsageError: as `collect` and `analysis.compare.compare`.
+    """
+    from analysis.collect import collect
+    from analysis.compare import compare as compare_models
+    from analysis.report import versus
+
+    first, second = collect(paths)
+    found = compare_models((first, second))
+    versus.show(found, (first.name, second.name))
+    if out:
+        versus.write(found, out)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Shows what a model learned.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -95,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SET=N",
         help="how many patients a set's tiles are of, where nobody has written down whose they are (repeatable)",
     )
+    versus = commands.add_parser("compare", help="two models on the same tiles: differences with intervals")
+    versus.add_argument("models", nargs=2, type=Path, metavar="RUN", help="run directory, or a file of predictions")
+    versus.add_argument("--out", type=Path, metavar="DIR", help="folder for the tables (CSV, Parquet)")
     trials = commands.add_parser("table", help="the trials of a search, one a row, also while it runs")
     trials.add_argument("search", type=Path, metavar="SEARCH", help="search directory, e.g. runs/NAME")
     trials.add_argument("--sort", metavar="COLUMN", help="highest first (default: by rank, the best first)")

@@ -124,7 +124,7 @@ def interval(name: str, value: float, resamples: Floats, size: int, units: int) 
         size: of how many draws Wilson's interval would be.
         units: how many tiles, or slides or patients, there are.
     """
-    found = percentiles(value, resamples) if units > 1 else nothing(value)
+    found = percentiles(value, resamples, units)
     if found.low < found.high or math.isnan(found.low):
         return found
     if name in UNBOUNDED or not size:
@@ -132,10 +132,13 @@ def interval(name: str, value: float, resamples: Floats, size: int, units: int) 
     return Interval(value, *wilson(min(1.0, max(0.0, value)), size), 0.0)
 
 
-def percentiles(value: float, resamples: Floats) -> Interval:
-    """The interval from the 2.5 % to the 97.5 % quantile of resamples (B,); NaN of what too many have lost."""
+def percentiles(value: float, resamples: Floats, units: int) -> Interval:
+    """The interval from the 2.5 % to the 97.5 % quantile of resamples (B,) of so many units.
+
+    It is NaN of what too many resamples have lost, and of a single unit, which tells nothing of others.
+    """
     defined = resamples[~np.isnan(resamples)]
-    if math.isnan(value) or len(defined) < (1 - MOST_LOST) * len(resamples):
+    if math.isnan(value) or units < 2 or len(defined) < (1 - MOST_LOST) * len(resamples):
         return nothing(value)
     low, high = np.quantile(defined, (0.025, 0.975))
     return Interval(value, float(low), float(high), float(defined.std(ddof=1)))

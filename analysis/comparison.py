@@ -12,6 +12,7 @@ from scipy import stats
 from analysis.bootstrap import bootstrap, percentiles
 from analysis.resampling import Scoring
 from analysis.scores import Floats, Indices, Interval
+from trainer.standard_error import count_groups
 
 
 def differences(
@@ -20,7 +21,7 @@ def differences(
     """Each score of the second less that of the first, with the 95 % interval of a paired bootstrap.
 
     Both are scored on the same resamples of tiles, or of slides or patients, so what makes a tile hard for both does
-    not widen the interval.
+    not widen the interval. A single slide or patient leaves no interval.
 
     Args:
         first: scorings of the one's predictions for N tiles.
@@ -29,13 +30,14 @@ def differences(
         tiles: N.
     """
     drawn = [bootstrap(scorings, groups, tiles) for scorings in (first, second)]
+    units = tiles if groups is None else count_groups(groups)
     found: dict[str, Interval | list[Interval]] = {}
     for name, one in drawn[0].items():
         value, resamples = drawn[1][name].value - one.value, drawn[1][name].resamples - one.resamples
         if value.ndim == 0:
-            found[name] = percentiles(float(value), resamples)
+            found[name] = percentiles(float(value), resamples, units)
         else:
-            found[name] = [percentiles(float(each), row) for each, row in zip(value, resamples, strict=True)]
+            found[name] = [percentiles(float(each), row, units) for each, row in zip(value, resamples, strict=True)]
     return found
 
 

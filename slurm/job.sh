@@ -35,10 +35,10 @@ go_on() {
 }
 
 is_ending_for() { # why Slurm ends the job now, if it does: time, room (for another job), or cancelled
-    local facts why=cancelled
+    local facts why='cancelled'
     facts=$(scontrol --oneliner show job "$me")
-    [[ $facts == *PreemptTime=None* ]] || why=room
-    [[ $facts != *Reason=TimeLimit* ]] || why=time
+    [[ $facts == *PreemptTime=None* ]] || why='room'
+    [[ $facts != *Reason=TimeLimit* ]] || why='time'
     [[ $facts == *JobState=COMPLETING* && $why == "$1" ]]
 }
 
