@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "report":
-            report(options.path, options.out, options.store, dict(options.patients))
+            report(options.path, options.out, options.store, dict(options.patients), card=options.format == "markdown")
         elif options.command == "compare":
             compare(options.models, options.out)
         else:
@@ -31,14 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(
-    paths: Sequence[Path], out: Path, stores: Sequence[Path] = (), patients: Mapping[str, int] | None = None
+    paths: Sequence[Path],
+    out: Path,
+    stores: Sequence[Path] = (),
+    patients: Mapping[str, int] | None = None,
+    *,
+    card: bool = False,
 ) -> None:
-    """Writes the page of some models or of a search; prints its headline, where it is, and what it lacks.
+    """Writes the page of some models or of a search, or a model card; prints its headline, where it is, what it lacks.
 
     Raises:
         UsageError: for a search beside other paths, and as `collect` and `write_report`.
     """
-    from analysis.collect import collect  # slow to import: not for --help
+    from analysis.collect import Run, collect  # slow to import: not for --help
     from analysis.report.report import write_report
     from analysis.report.terminal import show
     from analysis.search import is_search, read_search
@@ -48,7 +53,9 @@ def report(
         raise UsageError(f"{searches[0]}: a search has a page of its own; name it alone")
     search = read_search(paths[0]) if searches else None
     models = collect(search.final_runs() if search else paths, stores)
-    show(write_report(models, out, search, patients))
+    if card and (search or len(models) != 1 or not isinstance(models[0], Run)):
+        raise UsageError("--format markdown: a model card is of one run; name one run directory")
+    show(write_report(models, out, search, patients, card=card))
 
 
 def table(search: Path, sort: str | None = None, form: str = "text", *, ascending: bool = False) -> None:
@@ -106,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PLACE",
         help="a tile store that was moved (repeatable)",
     )
+    page.add_argument("--format", choices=("html", "markdown"), default="html", help="markdown: a model card")
     page.add_argument(
         "--patients",
         action="append",

@@ -18,6 +18,7 @@ from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.collect import Model, Run
 from analysis.panels import ABSENT
 from analysis.report import cells
+from analysis.report.card import model_card
 from analysis.report.search_section import SearchSection, search_section
 from analysis.report.sections import ModelSection, colour_bar_uri, model_section
 from analysis.report.tables import headline, over_seeds
@@ -56,9 +57,14 @@ class Summary:
 
 
 def write_report(
-    models: Sequence[Model], out: Path, search: Search | None = None, patients: Mapping[str, int] | None = None
+    models: Sequence[Model],
+    out: Path,
+    search: Search | None = None,
+    patients: Mapping[str, int] | None = None,
+    *,
+    card: bool = False,
 ) -> Report:
-    """Writes `index.html` for these models (`collect`), and its figures and tables beside it.
+    """Writes `index.html` for these models (`collect`), and its figures and tables beside it; or a model card.
 
     With a `search`, it is the page of that search, and the models are its final runs.
 
@@ -66,6 +72,7 @@ def write_report(
         models: what stands on the page.
         out: a folder; figures are written there as PNG and SVG, tables as CSV and Parquet.
         search: the search that the models are the final runs of.
+        card: whether to write `model-card.md` in the place of the page.
         patients: how many there are in sets of tiles of which nobody has written down whose they are, by set.
 
     Raises:
@@ -74,7 +81,7 @@ def write_report(
     try:
         _refuse_foreign(out)
         out.mkdir(parents=True, exist_ok=True)
-        return _write(models, out, search, patients or {})
+        return _write(models, out, search, patients or {}, card=card)
     except OSError as error:
         place = error.filename or out
         raise UsageError(f"{place}: cannot be written ({error.strerror}); name another --out") from None
@@ -91,7 +98,9 @@ def _refuse_foreign(out: Path) -> None:
             raise UsageError(f"--out {out}: lies in the search directory {folder}; name a folder outside of it")
 
 
-def _write(models: Sequence[Model], out: Path, search: Search | None, patients: Mapping[str, int]) -> Report:
+def _write(
+    models: Sequence[Model], out: Path, search: Search | None, patients: Mapping[str, int], *, card: bool
+) -> Report:
     edge = _edge(models)
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
@@ -106,8 +115,11 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, patients: 
     sections = [model_section(each, number, out, edge, patients) for number, each in enumerate(evaluated, start=1)]
     searched = search_section(search, out) if search else None
     warnings = list(_warnings(sections))
-    page = out / "index.html"
-    page.write_text(_render(summary, searched, sections, warnings), encoding="utf-8")
+    if card:
+        page, text = out / "model-card.md", model_card(sections[0], summary.headline, warnings)
+    else:
+        page, text = out / "index.html", _render(summary, searched, sections, warnings)
+    page.write_text(text, encoding="utf-8")
     return Report(page, summary.headline, [*(notes.warnings(search) if search else []), *warnings])
 
 

@@ -71,26 +71,27 @@ def as_markdown(table: TrialTable) -> bytes:
     rows = [[column.text(trial) for column in columns if column.text] for trial in table.rows]
     headings, right = [column.title for column in columns], [column.right for column in columns]
     parts = [
-        f"**{_escaped(notes.title(table.search))}**",
-        _pipes(headings, right, rows),
-        "  \n".join(map(_escaped, _under(table))),
+        f"**{in_markdown(notes.title(table.search))}**",
+        pipes(headings, right, rows),
+        "  \n".join(map(in_markdown, _under(table))),
     ]
     if final := notes.finals(table.search):
         parts += [
-            f"**{_escaped(notes.finals_title(table.search))}**",
-            _pipes(notes.FINAL_HEADINGS, (False, False, True, True, False), [row.texts for row in final]),
-            _escaped("; ".join(notes.finals_notes(table.search))),
+            f"**{in_markdown(notes.finals_title(table.search))}**",
+            pipes(notes.FINAL_HEADINGS, (False, False, True, True, False), [row.texts for row in final]),
+            in_markdown("; ".join(notes.finals_notes(table.search))),
         ]
     return ("\n\n".join(parts) + "\n").encode()
 
 
-def _pipes(headings: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> str:
+def pipes(headings: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; `right` says which columns stand at the right."""
     lines = [headings, ["--:" if is_right else ":--" for is_right in right]]
-    escaped = [[_escaped(cell) for cell in row] for row in rows]
+    escaped = [[in_markdown(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [*lines, *escaped])
 
 
-def _escaped(text: str) -> str:
+def in_markdown(text: str) -> str:
     """Text in which Markdown sees no marks."""
     return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", " ".join(text.split()))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from sklearn import metrics
 
 from analysis.__main__ import main
@@ -17,7 +18,7 @@ from analysis.report.cells import shown
 from analysis.report.report import Report, write_report
 from analysis.report.tables import headline
 from analysis.report.terminal import show
-from analysis.scores import Interval
+from analysis.scores import Interval, softmax
 from analysis.search import read_search
 from tests.analysis.made_runs import (
     CLASSES,
@@ -367,3 +368,109 @@ def test_a_search_beside_other_paths_is_refused(
     assert main(["report", str(search.path), "--out", str(search.trials_dir / "out")]) == 2
     assert f"lies in the search directory {search.path}" in capsys.readouterr().err
     assert not (search.trials_dir / "out").exists()
+
+
+def card_of(run: RunDir, out: Path) -> str:
+    assert main(["report", str(run.path), "--out", str(out), "--format", "markdown"]) == 0
+    return (out / "model-card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_model_card_has_hugging_faces_headings_and_the_scores(run: RunDir, tmp_path: Path) -> None:
+    write_model(run, 3)
+    as_tile_level(run)
+    card = card_of(run, tmp_path / "out")
+    front, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(front)["pipeline_tag"] == "image-classification"
+    headings = [line for line in body.splitlines() if line.startswith("#")]
+    for heading in (
+        "# Model Card for first",
+        "## Model Details",
+        "## Uses",
+        "## Bias, Risks, and Limitations",
+        "## How to Get Started with the Model",
+        "## Training Details",
+        "## Evaluation",
+    ):
+        assert heading in headings
+    outside = headline([evaluate(model) for model in collect([run.path])]).iloc[1]["balanced accuracy"]
+    assert f"{outside.value:.3f} ({outside.low:.3f}-{outside.high:.3f})" in body
+    assert "Tile-level split: tiles of one slide lie on both sides" in body
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+def test_a_model_card_is_of_one_run(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(run.predictions_file("val"))
+    for paths in ([str(run.path), file], [file]):
+        assert main(["report", *paths, "--out", str(tmp_path / "out"), "--format", "markdown"]) == 2
+        assert "a model card is of one run" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_predictions_of_another_program_are_scored(run: RunDir, tmp_path: Path) -> None:
+    """In our format, their classes in another order, without a run."""
+    stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
+    write_predictions(tmp_path / "theirs.parquet", stored, np.stack(stored["logits"])[:, ::-1], CLASSES[::-1])
+    report = write_report(collect([run.path, tmp_path / "theirs.parquet"]), tmp_path / "out")
+    rows = report.headline.set_index(["run", "set"])["balanced accuracy"]
+    assert rows[("theirs", "theirs")].value == rows[("first", "elsewhere")].value
+    page = Elements(report.page)
+    assert "Scores on theirs · unknown split · 12 tiles" in page.text
+    assert "theirs" not in " ".join(lacking(report)), "nobody expects maps of it"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_seeds_are_summarised_and_averaged(run: RunDir, tmp_path: Path) -> None:
+    other = RunDir(tmp_path / "runs" / "second")
+    shutil.copytree(run.path, other.path)
+    other.identity_file.write_text(run.identity_file.read_text().replace('"run": "first"', '"run": "second"'))
+    stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
+    logits = skewed_logits(stored["label"], CLASSES, 1.0, seed=9)
+    write_predictions(other.predictions_file("elsewhere"), stored, logits, CLASSES)
+    report = write_report(collect([run.path, other.path]), tmp_path / "out")
+    outside = report.headline[report.headline["set"] == "elsewhere"].set_index("run")["accuracy"]
+    mean = (softmax(np.stack(stored["logits"])) + softmax(logits)) / 2
+    labels = stored["label"].map(CLASSES.index)
+    assert outside["ensemble of 2 models"].value == metrics.accuracy_score(labels, mean.argmax(axis=1))
+    seeds = pd.read_csv(tmp_path / "out" / "seeds-1.csv", encoding="utf-8-sig").set_index(["set", "score"])
+    each = [outside[name].value for name in ("first", "second")]
+    assert seeds.loc[("elsewhere", "accuracy"), "mean"] == pytest.approx(np.mean(each))
+    assert seeds.loc[("elsewhere", "accuracy"), "sd"] == pytest.approx(np.std(each, ddof=1))
+    assert "Over seeds · first, second" in Elements(report.page).text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_how_much_wider_intervals_would_be_of_known_patients(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = pq.read_table(run.predictions_file("elsewhere")).to_pandas().assign(group=None)
+    write_predictions(run.predictions_file("elsewhere"), index, np.stack(index["logits"]), CLASSES)
+    out = str(tmp_path / "out")
+    assert main(["report", str(run.path), "--out", out, "--patients", "elsewhere=3"]) == 0
+    text = Elements(tmp_path / "out" / "index.html").text
+    assert "Nobody has written down of which slide or patient" in text
+    assert f"{(1 + 3 * 0.1) ** 0.5:.3f}" in text
+    with pytest.raises(SystemExit):
+        main(["report", str(run.path), "--out", out, "--patients", "elsewhere"])
+    assert "should be SET=N" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_looked_at_often_is_said(run: RunDir, tmp_path: Path) -> None:
+    look = '{"split": "elsewhere", "time": "2026-01-02T03:04:05+00:00"}\n'
+    run.evaluations_file.write_text(look)
+    assert "elsewhere once" in Elements(write_report(collect([run.path]), tmp_path / "out").page).text
+    run.evaluations_file.write_text(3 * look)
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
+    assert "first: elsewhere was looked at 3 times: what was chosen after the first look" in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_how_to_do_it_again_and_how_it_was_done(run: RunDir, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "rejected.csv").write_text("path,reason\na.tif,damaged\nb.tif,damaged\nc.tif,of another size\n")
+    page = Elements(write_report(collect([run.path]), tmp_path / "out").page)
+    assert f"python -m trainer train {run.config_file} --run.name first-again" in page.text
+    assert "so that all tiles of a slide or patient are on one side: 45 for training and 15 for validation" in page.text
+    rejected = pd.read_csv(tmp_path / "out" / "1-first" / "rejected.csv", encoding="utf-8-sig")
+    assert rejected.set_index("reason")["files"].to_dict() == {"damaged": 2, "of another size": 1}

@@ -1,0 +1,44 @@
+"""A model card in Markdown, under the headings that Hugging Face gives it (Mitchell et al., FAT* 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jinja2
+import pandas as pd
+
+from analysis.report import cells
+from analysis.report.sections import ModelSection
+from analysis.table.exports import in_markdown, pipes
+
+
+def model_card(section: ModelSection, headline: pd.DataFrame, warnings: Sequence[str]) -> str:
+    """The card of one model.
+
+    Args:
+        section: what its page says of it.
+        headline: its scores on each set.
+        warnings: what one must know before believing them.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis.report", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: `md` escapes what comes from outside
+    )
+    environment.filters["md"] = lambda text: in_markdown(str(text))
+    environment.globals["table"] = _table
+    template = environment.get_template("card.md.j2")
+    return template.render(model=section.model, section=section, headline=headline, warnings=warnings)
+
+
+def _table(frame: pd.DataFrame) -> str:
+    rows = [[_text(str(name), value) for name, value in row.items()] for row in frame.to_dict("records")]
+    return pipes(list(map(str, frame.columns)), [cells.is_number(frame[name]) for name in frame.columns], rows)
+
+
+def _text(column: str, value: object) -> str:
+    ends = cells.ends(value, column)
+    return f"{cells.shown(value, column)} ({ends})" if ends else cells.shown(value, column)
