@@ -91,6 +91,14 @@ def end_all(limit_s: float = 10.0) -> list[int]:
     return []
 
 
+def kill_all_with(variable: str, value: str) -> None:
+    """Kills all other processes of this user that were started with this value in their environment."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(variable) == value:
+                process.kill()
+
+
 def _reap() -> None:
     """Takes leave of ended children, so that they do not stay as zombies."""
     with suppress(ChildProcessError):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from cluster.allocation import Allocation
 from cluster.private import environment, private_directory, umask, write_token
-from cluster.processes import STOP_SIGNALS
+from cluster.processes import STOP_SIGNALS, kill_all_with
 
 T = TypeVar("T")
 
@@ -145,11 +145,18 @@ def _private(cpus: int, gpus: int) -> Iterator[None]:
 
 @contextmanager
 def _token(directory: Path) -> Iterator[None]:
-    """Ray's token authentication, on, with a token that only this process and its children can read."""
+    """Ray's token authentication, on, with a token that only this process and its children can read.
+
+    By the path of the token all that Ray has started is known again at the end. One of its processes may hang in its
+    own exit, with nobody left to end it.
+    """
     file = directory / "token"
     write_token(file)
-    with environment(authentication(file)):
-        yield
+    try:
+        with environment(authentication(file)):
+            yield
+    finally:
+        kill_all_with("RAY_AUTH_TOKEN_PATH", str(file))
 
 
 @contextmanager

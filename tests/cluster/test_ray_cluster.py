@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.conftest import REPOSITORY
 
 # In a process of its own: Ray decides once, when it is first imported, whether it wants a token.
 PROGRAM = """
-import json, os
+import json, os, subprocess
 from pathlib import Path
 from cluster.ray_cluster import connect
 
@@ -30,6 +31,8 @@ with connect(cpus=1, gpus=0):
         "elsewhere": ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid(),
         "umask inside": os.umask(0o022),
     }
+    stray = subprocess.Popen(["sleep", "600"], start_new_session=True)  # as a process of Ray's that does not end
+facts["stray ended by"] = -stray.wait(timeout=60)
 facts["ours"] = {key: value for key, value in os.environ.items() if key.startswith(("RAY_AUTH", "MALLOC_"))}
 print(json.dumps(facts))
 """
@@ -47,6 +50,7 @@ def test_a_private_ray_is_private_and_leaves_nothing() -> None:
         "ray is inside": True,
         "elsewhere": True,
         "umask inside": 0o022,
+        "stray ended by": signal.SIGKILL,
         "ours": {"RAY_AUTH_TOKEN": "before"},
     }
     assert not directory.exists()
