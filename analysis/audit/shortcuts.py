@@ -43,16 +43,19 @@ def features(sets: Sets, measures: Measures) -> dict[str, Features]:
     Majority: nothing. Mean colour: 3 means. Colour histogram: square roots of 16 bins of each channel. File size: the
     logarithm of the source file's bytes. Blockiness: the logarithms of both of `blockiness.blockiness`.
     """
-    count = len(sets.tiles)
-    histogram = np.sqrt(measures.histogram.reshape(count, -1).astype(np.float64))
     return {
-        MAJORITY: np.zeros((count, 1)),
+        MAJORITY: np.zeros((len(sets.tiles), 1)),
         MEAN_COLOUR: measures.mean.astype(np.float64),
-        HISTOGRAM: histogram,
-        KERNEL: histogram,
+        HISTOGRAM: histograms(measures),
+        KERNEL: histograms(measures),
         FILE_SIZE: np.log(sets.tiles[["source_bytes"]].to_numpy(dtype=np.float64).clip(min=1)),
         BLOCKINESS: np.log(measures.blockiness.astype(np.float64)),
     }
+
+
+def histograms(measures: Measures) -> Features:
+    """(N, 48) square roots of the shares of each bin: distances between them are Hellinger's."""
+    return np.sqrt(measures.histogram.reshape(len(measures.histogram), -1).astype(np.float64))
 
 
 def regression() -> Pipeline:
