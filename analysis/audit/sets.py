@@ -25,7 +25,7 @@ UNSPLIT = "unsplit"
 """The set of all tiles of a store that could not be split."""
 SEED = 0
 FEW = 10
-"""Classes of fewer tiles stay whole in the training set where that is what a split fails for."""
+"""Classes of fewer tiles stay whole in the training set, where the trainer would refuse to split them."""
 Part = tuple[str | NDArray[np.object_], TileStore]
 
 
@@ -183,31 +183,33 @@ def _own_split(store: TileStore) -> tuple[NDArray[np.object_], str, str]:
     The source's own where it names training and validation tiles; else 15 % of the tiles, in whole groups where every
     tile has one, else tile by tile, as `python -m trainer train` with its defaults would draw them.
     """
+    split = store.index["split"]
+    if split.isin(SPLITS).all() and {TRAIN, VAL} <= set(split):
+        return split.to_numpy(dtype=object), KINDS["source"], "the source's own split"
     reasons = []
     for way, said in (
-        ("source", "the source's own split"),
         ("group", "a split made for this audit: about 15 % of the tiles, in whole groups, seed 0"),
         ("random", "a split made for this audit: 15 % of the tiles, drawn tile by tile, seed 0"),
     ):
         try:
-            return _split(store, way), KINDS[way], said
+            return _drawn(store, way), KINDS[way], said
         except UsageError as error:
             reasons.append(str(error))
-    unsplit = np.full(len(store), UNSPLIT, dtype=object)
-    return unsplit, "", f"no split: {reasons[-1]}"
+    return np.full(len(store), UNSPLIT, dtype=object), "", f"no split, since none could be made: {reasons[-1]}"
 
 
-def _split(store: TileStore, way: str) -> NDArray[np.object_]:
+def _drawn(store: TileStore, way: str) -> NDArray[np.object_]:
+    """As `trainer.tiles.split` draws it; where it refuses, without the classes of few tiles, which are trained on."""
     data = DataSection.model_validate({"tiles": store.path, "split": way})
     index = store.index
     try:
         return split_tiles(index, data, SEED).astype(object)
     except UsageError:
-        counts = index["label"].map(index["label"].value_counts()).to_numpy()
-        if way == "source" or not 0 < (counts >= FEW).sum() < len(index):
+        many = (index["label"].map(index["label"].value_counts()) >= FEW).to_numpy()
+        if many.all() or not many.any():
             raise
         split = np.full(len(index), TRAIN, dtype=object)
-        split[counts >= FEW] = split_tiles(index[counts >= FEW], data, SEED)
+        split[many] = split_tiles(index[many], data, SEED)
         return split
 
 
@@ -225,7 +227,7 @@ def _sets(parts: Sequence[Part], classes: tuple[str, ...], class_map: Mapping[st
     labels = tiles["label"].map(lambda label: class_map.get(label, label))
     tiles = tiles.assign(
         label=labels,
-        code=pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64),
+        code=pd.Index(classes).get_indexer(pd.Index(labels)).astype(np.int64),
         pixels=tiles["tile_id"].astype(str).str.split("-").str[0],
     ).reset_index(drop=True)
     return Sets(stores, tiles, classes, kind, said, tuple(_remarks(parts, tiles)))

@@ -112,7 +112,9 @@ def test_copies_of_another_store_are_found_at_another_size_and_brightness(tmp_pa
     pairs = find(first, second, third).pairs
     assert set(pairs["kind"]) == {ALTERED}
     assert set(pairs["set b"]) == {"second", "third"}
-    named = {(number(a), name, number(b)) for a, name, b in pairs[["path a", "set b", "path b"]].itertuples(index=False)}
+    named = {
+        (number(a), name, number(b)) for a, name, b in pairs[["path a", "set b", "path b"]].itertuples(index=False)
+    }
     assert named == {(k, "second", k) for k in range(6)} | {(6 + k, "third", k) for k in range(4)}
 
 
