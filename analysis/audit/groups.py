@@ -48,7 +48,8 @@ def _on_both_sides(sets: Sets, groups: pd.DataFrame) -> Iterator[Finding]:
                     f"{counted(len(both), 'group')} of {earlier} ({joined(sorted(map(str, both)))}) "
                     f"{'has' if len(both) == 1 else 'have'} {counted(tiles, 'tile')} in {name} too"
                 )
-                yield Finding(PROBLEM if earlier == sets.training else WARNING, "groups", text)
+                is_leak = earlier == sets.training and not sets.is_made
+                yield Finding(PROBLEM if is_leak else WARNING, "groups", text)
 
 
 def _in_two_stores(sets: Sets, groups: pd.DataFrame) -> Iterator[Finding]:

@@ -42,6 +42,8 @@ class Sets:
     """How validation was parted from training: "group-level split"; "" where it was not."""
     said: str
     """Whence that split is: a sentence."""
+    is_made: bool = False
+    """Whether the split was made for this audit alone."""
     lacking: tuple[str, ...] = ()
     """What could not be audited and why, a sentence each."""
 
@@ -93,7 +95,7 @@ def sets_of_stores(paths: Sequence[Path]) -> Sets:
     store, *others = opened
     split, kind, said = _own_split(store)
     parts: list[Part] = [(split, store), *((names[other.path], other) for other in others)]
-    return _sets(parts, store.classes, {}, kind, said)
+    return replace(_sets(parts, store.classes, {}, kind, said), is_made=kind != KINDS["source"])
 
 
 def run_and_further(path: Path, stores: Sequence[Path]) -> tuple[Run, list[Path]]:
@@ -186,13 +188,14 @@ def _own_split(store: TileStore) -> tuple[NDArray[np.object_], str, str]:
     split = store.index["split"]
     if split.isin(SPLITS).all() and {TRAIN, VAL} <= set(split):
         return split.to_numpy(dtype=object), KINDS["source"], "the source's own split"
-    reasons = []
+    reasons: list[str] = []
+    known = store.index["group"].notna().all()
     for way, said in (
         ("group", "a split made for this audit: about 15 % of the tiles, in whole groups, seed 0"),
         ("random", "a split made for this audit: 15 % of the tiles, drawn tile by tile, seed 0"),
     ):
         try:
-            return _drawn(store, way), KINDS[way], said
+            return _drawn(store, way), KINDS[way], said + (f" (by group: {reasons[0]})" if known and reasons else "")
         except UsageError as error:
             reasons.append(str(error))
     return np.full(len(store), UNSPLIT, dtype=object), "", f"no split, since none could be made: {reasons[-1]}"
@@ -230,7 +233,7 @@ def _sets(parts: Sequence[Part], classes: tuple[str, ...], class_map: Mapping[st
         code=pd.Index(classes).get_indexer(pd.Index(labels)).astype(np.int64),
         pixels=tiles["tile_id"].astype(str).str.split("-").str[0],
     ).reset_index(drop=True)
-    return Sets(stores, tiles, classes, kind, said, tuple(_remarks(parts, tiles)))
+    return Sets(stores, tiles, classes, kind, said, lacking=tuple(_remarks(parts, tiles)))
 
 
 def _remarks(parts: Sequence[Part], tiles: pd.DataFrame) -> Iterator[str]:

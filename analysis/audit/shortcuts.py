@@ -34,7 +34,7 @@ WORDS = {
     FILE_SIZE: "the file's size alone",
     BLOCKINESS: "JPEG's 8-pixel grid alone",
 }
-COLUMNS = ("baseline", "set", "split", "tiles", "classes", "balanced accuracy", "low", "high", "chance")
+COLUMNS = ("baseline", "set", "split", "tiles", "classes", "balanced accuracy", "low", "high", "low by tile", "chance")
 
 
 def features(sets: Sets, measures: Measures) -> dict[str, Features]:
@@ -75,7 +75,8 @@ def score_shortcuts(sets: Sets, measures: Measures) -> pd.DataFrame:
     """Each baseline, trained on the training set, on validation and on each external set.
 
     `baseline, set, split` (its kind), `tiles, classes` (those that the set has tiles of); `balanced accuracy` with the
-    95 % interval from `low` to `high`, by group where groups are known; `chance`: one over the number of classes in
+    95 % interval from `low` to `high`, by group where groups are known; `low by tile`, its low end if tiles were
+    independent; `chance`: one over the number of classes in
     training. Without validation tiles or with a single class there are no rows. Tiles of classes that training lacks
     are left out.
     """
@@ -88,11 +89,12 @@ def score_shortcuts(sets: Sets, measures: Measures) -> pd.DataFrame:
         for name in (VAL, *sets.external):
             scored = sets.of(name) & (code >= 0)
             if scored.any():
-                groups = group_indices(sets.tiles["group"][scored])
-                interval = balanced_accuracy_interval(code[scored], predict(seen[scored]), groups)
+                said = code[scored], predict(seen[scored])
+                interval = balanced_accuracy_interval(*said, group_indices(sets.tiles["group"][scored]))
+                by_tile = balanced_accuracy_interval(*said)
                 kind = "external set" if name in sets.external else sets.kind
                 present = len(np.unique(code[scored]))
-                score = (interval.value, interval.low, interval.high, 1 / known)
+                score = (interval.value, interval.low, interval.high, by_tile.low, 1 / known)
                 rows.append((baseline, name, kind, int(scored.sum()), present, *score))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -114,9 +116,9 @@ def group_indices(groups: pd.Series) -> Indices | None:
 
 
 def judge_shortcuts(sets: Sets, shortcuts: pd.DataFrame) -> Iterator[Finding]:
-    """A sentence a baseline. A warning, where on some set it is better than chance beyond doubt (the interval's low end
-    by 0.1) for JPEG's grid, which no tissue has, or has come half the way from chance to perfection for what tissue
-    has, too; else a note."""
+    """A sentence a baseline. A warning where on some set it is beyond doubt of the tiles there (`low by tile`) that it
+    is 0.1 better than chance, for JPEG's grid, which no tissue has; or half the way from chance to perfection, for what
+    tissue has, too. Else a note."""
     if shortcuts.empty:
         reason = sets.said if not sets.of(VAL).any() else "training has a single class"
         yield Finding(NOTE, "shortcuts", f"there are no shortcut baselines: {reason}")
@@ -126,7 +128,7 @@ def judge_shortcuts(sets: Sets, shortcuts: pd.DataFrame) -> Iterator[Finding]:
             continue
         chance = float(rows["chance"].iloc[0])
         enough = chance + 0.1 if baseline == BLOCKINESS else (1 + chance) / 2
-        is_plain = bool((rows["low"] > enough).any())
+        is_plain = bool((rows["low by tile"] > enough).any())
         scores = " and ".join(
             f"{row['balanced accuracy']:.2f} on {row['set']} ({row['split']}, {counted(row['tiles'], 'tile')})"
             for row in rows.to_dict("records")

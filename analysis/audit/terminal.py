@@ -82,7 +82,7 @@ def _hanging(text: str) -> RenderableType:
 def _with_interval(table: pd.DataFrame) -> pd.DataFrame:
     """The score and its interval in one column."""
     scores = [
-        f"{value:.2f} ({low:.2f}-{high:.2f})"
+        f"{value:.2f}" if pd.isna(low) else f"{value:.2f} ({low:.2f}-{high:.2f})"
         for value, low, high in zip(table["balanced accuracy"], table["low"], table["high"], strict=True)
     ]
     return table.assign(**{"balanced accuracy": scores}).drop(columns=["low", "high"])

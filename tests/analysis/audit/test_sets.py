@@ -67,7 +67,7 @@ def test_other_stores_are_external_sets_under_names_of_their_own(tmp_path: Path)
 
 def test_a_store_beside_itself_is_refused(tmp_path: Path) -> None:
     store = clean_store(tmp_path / "store", 60)
-    with pytest.raises(UsageError, match="holds the same tiles as .*name it once"):
+    with pytest.raises(UsageError, match=r"holds the same tiles as .*name it once"):
         sets_of_stores([store, store])
 
 
