@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from analysis.audit.findings import NOTE, WARNING, Finding
 from analysis.audit.measure import Measures
 from analysis.audit.sets import VAL, Sets
-from analysis.audit.shortcuts import histograms, kernel_regression
+from analysis.audit.shortcuts import histograms, kernel_regression, may_end_early
 from analysis.audit.stain import Stain, angle_between, estimate_stain
 from trainer.tiles.wording import counted
 
@@ -33,14 +33,15 @@ def describe_colours(sets: Sets, measures: Measures) -> pd.DataFrame:
     """One row a set and class, and one of all classes (each counting the same).
 
     `set, class, tiles`; mean level (0-255) of `red, green, blue`; `brightness`, the mean of the three, and `brightness
-    spread`, its standard deviation over tiles; optical densities `haematoxylin red` to `eosin blue` of the estimated
-    stains and their `strength`; degrees from the same class's stains in the training set. NaN where there is none.
+    spread`, its standard deviation over tiles; optical densities `haematoxylin red` to `eosin blue` of the stains
+    estimated from at most 200 tiles and their `strength`; degrees from the same class's stains in the training set.
+    NaN where there is none.
     """
     rows = []
     stains: dict[tuple[str, str], Stain | None] = {}
     for name in sets.names:
         for label, members in _members(sets, name):
-            stain = estimate_stain(measures.pixels[members].reshape(-1, 3))
+            stain = estimate_stain(measures.pixels[_drawn([members])].reshape(-1, 3))
             stains[name, label] = stain
             reference = stains.get((str(sets.training), label)) if name != sets.training else None
             rows.append(
@@ -119,9 +120,9 @@ def _told_apart(sets: Sets, measures: Measures, one: str, other: str) -> Iterato
     is_other = sets.of(other)[tiles]
     colour = histograms(measures)[tiles]
     folds, groups, said = _folds(sets.tiles["group"].iloc[tiles], is_other)
-    score = cross_val_predict(
-        kernel_regression(len(tiles) // 2), colour, is_other, cv=folds, groups=groups, method="decision_function"
-    )
+    model = kernel_regression(len(tiles) // 2)
+    with may_end_early():
+        score = cross_val_predict(model, colour, is_other, cv=folds, groups=groups, method="decision_function")
     yield one, other, len(tiles) // 2, len(shared), said, float(roc_auc_score(is_other, score))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ def kernel_regression(tiles: int) -> Pipeline:
     """The same after a Gaussian kernel, as a network need not stay linear in colour either: its distances to at most
     300 of the training `tiles` (Williams and Seeger, NIPS 2000), C = 100."""
     kernel = Nystroem(gamma=1 / (3 * BINS), n_components=min(300, tiles), random_state=0)
-    logistic = LogisticRegression(C=100, class_weight="balanced", max_iter=2000)
+    logistic = LogisticRegression(C=100, class_weight="balanced", max_iter=500)
     return make_pipeline(StandardScaler(), kernel, logistic)
 
 
@@ -99,13 +100,20 @@ def score_shortcuts(sets: Sets, measures: Measures) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+@contextmanager
+def may_end_early() -> Iterator[None]:
+    """Lets a regression end after its last iteration, a little below its best, without a word of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
 def _fitted(baseline: str, seen: Features, code: Indices) -> Callable[[Features], Indices]:
     if baseline == MAJORITY:
         most = int(np.bincount(code).argmax())
         return lambda of: np.full(len(of), most)
     model = kernel_regression(len(code)) if baseline == KERNEL else regression()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline may end a little below its best
+    with may_end_early():
         model.fit(seen, code)
     return lambda of: np.asarray(model.predict(of))
 
