@@ -76,14 +76,18 @@ def audit(stores: Sequence[Path], run: Path | None, out: Path | None, perturbed:
     """
     if run is None and not stores:
         raise UsageError("nothing to audit: name a tile store, a run with --run, or both")
+    if perturbed is not None and perturbed < 0:
+        raise UsageError(f"--perturbed {perturbed}: give a number of tiles, or 0 for none")
     if run is None and perturbed is not None:
         raise UsageError("--perturbed: recoloured tiles are shown to a run's model; name the run with --run")
     from rich.console import Console
 
     from analysis.audit.audit import audit_run, audit_stores
     from analysis.audit.perturbation import TILES
-    from analysis.audit.terminal import progress, show, write
+    from analysis.audit.terminal import progress, refuse_foreign, show, write
 
+    if out:
+        refuse_foreign(out)
     if run is None:
         made = audit_stores(stores, progress)
     else:

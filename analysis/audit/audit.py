@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from analysis.audit.sets import Sets, sets_of_run, sets_of_stores
 from analysis.audit.shift import describe_colours, judge_shift, tell_apart
 from analysis.audit.shortcuts import judge_shortcuts, score_shortcuts
 from analysis.collect import Run
+from trainer.errors import RunError, UsageError
 
 Advance = Callable[[int], None]
 Track = Callable[[str, int], AbstractContextManager[Advance]]
@@ -44,7 +46,8 @@ def audit_stores(paths: Sequence[Path], track: Track = silent) -> Audit:
 def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, track: Track = silent) -> Audit:
     """Audits a run's own split and external sets, and further stores as external sets.
 
-    Stores of the run that are gone are left out, and a finding says so. Nothing is written.
+    Stores of the run that are gone are left out, as is its model where it has no good checkpoint, and a finding says
+    so. Nothing is written.
 
     Args:
         run: the run.
@@ -55,13 +58,15 @@ def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, tra
 
     Raises:
         UsageError: if a test set is the training store but for its colours (NONORM), or a further store is none.
-        RunError: if `perturbed`, and the run has no good checkpoint.
     """
     sets = sets_of_run(run, further)
     table = None
     if perturbed and (total := passes(sets, perturbed)):
-        with track("Recolouring", total) as advance:
-            table = perturb(run, sets, perturbed, advance)
+        try:
+            with track("Recolouring", total) as advance:
+                table = perturb(run, sets, perturbed, advance)
+        except (UsageError, RunError) as error:
+            sets = replace(sets, lacking=(*sets.lacking, f"the model was not shown recoloured tiles: {error}"))
     return _audit(sets, track, table)
 
 

@@ -16,6 +16,8 @@ from analysis.audit.duplicates import KINDS
 from analysis.audit.findings import LEVELS, NOTE, PROBLEM, WARNING, Audit
 from trainer.errors import UsageError
 from trainer.progress import Advance, track
+from trainer.rundir import RunDir, SearchDir
+from trainer.tiles.store import META
 from trainer.tiles.wording import counted
 
 WIDTH = 100
@@ -132,6 +134,21 @@ def _shown(value: object, column: str) -> str:
     if isinstance(value, float):
         return "-" if pd.isna(value) else format(value, FORMATS.get(column, ".2f"))
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuses to write into a tile store, a run or a search, which hold what their contracts name and nothing else.
+
+    Raises:
+        UsageError: naming it.
+    """
+    place = out.resolve()
+    for folder in (place, *place.parents):
+        for file in (folder / META, RunDir(folder).identity_file, SearchDir(folder).search_file):
+            if file.is_file():
+                raise UsageError(
+                    f"--out {out}: lies in {folder}, which holds a {file.name}; name a folder outside of it"
+                )
 
 
 def write(audit: Audit, out: Path) -> None:

@@ -148,7 +148,21 @@ def test_a_runs_moved_store_is_found_where_it_is_named(run: RunDir, tmp_path: Pa
     assert pd.read_parquet(out / "sets.parquet")["set"].tolist() == ["train", "val", "elsewhere", "further"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--perturbed", "5"], ["missing"], ["--run", "missing"]])
+def test_a_run_without_a_checkpoint_is_audited_without_its_model(run: RunDir) -> None:
+    audit = audit_run(read_run(run.path), perturbed=2)
+    assert audit.perturbation.empty
+    assert any(text.startswith("the model was not shown recoloured tiles: ") for text in texts(audit, WARNING))
+
+
+def test_tables_are_not_written_into_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = clean_store(tmp_path / "store", 60, 32)
+    assert main(["audit", str(store), "--out", str(store / "audit")]) == 2
+    assert "which holds a store.json; name a folder outside of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--perturbed", "5"], ["missing"], ["--run", "missing"], ["--run", "x", "--perturbed", "-1"]]
+)
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", *arguments]) == 2
     assert capsys.readouterr().err.startswith("error: ")
