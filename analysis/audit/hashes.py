@@ -18,6 +18,8 @@ _SIGNS = (-1.0) ** _FREQUENCIES
 BANDS, BITS = 4, 16
 REACH = 2 * BANDS - 1
 """Hashes that differ in at most so many bits are found: in one of four bands they differ in one bit at most."""
+BLOCK = 4096
+"""Thumbnails that are transformed at a time: as floating-point numbers they take eight times the room."""
 CROWD = 4096
 """A hash that shares a band with more tiles than this says nothing of them."""
 MOST = 1_000_000
@@ -61,6 +63,11 @@ ORIENTATIONS = (
 
 def oriented_hashes(thumbnails: NDArray[np.uint8]) -> Hashes:
     """(8, N) the hash of each thumbnail (N, 32, 32) in each orientation; the first row is `trainer.tiles.phash`'s."""
+    starts = range(0, max(len(thumbnails), 1), BLOCK)
+    return np.concatenate([_oriented(thumbnails[start : start + BLOCK]) for start in starts], axis=1)
+
+
+def _oriented(thumbnails: NDArray[np.uint8]) -> Hashes:
     coefficients = np.einsum("ui,nij,vj->nuv", _DCT, thumbnails.astype(np.float64), _DCT, optimize=True)
     return np.stack([_hash(orientation.of_frequencies(coefficients)) for orientation in ORIENTATIONS])
 
