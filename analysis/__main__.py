@@ -1,4 +1,4 @@
-"""`python -m analysis report | compare | table`: parse, dispatch, nothing else."""
+"""`python -m analysis report | compare | audit | table`: parse, dispatch, nothing else."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report(options.path, options.out, options.store, dict(options.patients), card=options.format == "markdown")
         elif options.command == "compare":
             compare(options.models, options.out)
+        elif options.command == "audit":
+            audit(options.store, options.run, options.out, options.perturbed)
         else:
             table(options.search, options.sort, options.format, ascending=options.ascending)
     except (UsageError, RunError) as error:
@@ -93,6 +95,40 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> None:
         versus.write(found, out)
 
 
+def audit(stores: Sequence[Path], run: Path | None, out: Path | None, perturbed: int | None = None) -> None:
+    """Prints what the tiles of stores, or of a run, say about how far to trust a score; `perturbed` as of `audit_run`.
+
+    Raises:
+        UsageError: for nothing to audit, and as `audit_stores`, `audit_run` and `write`.
+    """
+    if run is None and not stores:
+        raise UsageError("nothing to audit: name a tile store, a run with --run, or both")
+    if perturbed is not None and perturbed < 0:
+        raise UsageError(f"--perturbed {perturbed}: give a number of tiles, or 0 for none")
+    if run is None and perturbed is not None:
+        raise UsageError("--perturbed: recoloured tiles are shown to a run's model; name the run with --run")
+    from rich.console import Console
+
+    from analysis.audit.audit import audit_run, audit_stores
+    from analysis.audit.perturbation import TILES
+    from analysis.audit.terminal import progress, show, write
+    from analysis.out import refuse_foreign
+
+    if out:
+        refuse_foreign(out)
+    if run is None:
+        made = audit_stores(stores, progress)
+    else:
+        from analysis.audit.sets import run_and_further
+
+        made = audit_run(
+            *run_and_further(run, stores), perturbed=TILES if perturbed is None else perturbed, track=progress
+        )
+    show(made, Console())
+    if out:
+        write(made, out)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Shows what a model learned.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -130,6 +166,23 @@ def _parser() -> argparse.ArgumentParser:
     trials.add_argument("--sort", metavar="COLUMN", help="highest first (default: by rank, the best first)")
     trials.add_argument("--ascending", action="store_true", help="lowest first")
     trials.add_argument("--format", choices=FORMATS, default="text", help="to standard output (default: text)")
+    tiles = commands.add_parser("audit", help="copies, leaks, shortcuts and shift among tiles")
+    tiles.add_argument(
+        "store",
+        nargs="*",
+        type=Path,
+        metavar="STORE",
+        help="tile store; the first is split for training and validation, the others are external sets. With --run: "
+        "further external sets, or where the run's stores are now",
+    )
+    tiles.add_argument("--run", type=Path, metavar="RUN", help="run directory: its own split and external sets count")
+    tiles.add_argument("--out", type=Path, metavar="DIR", help="folder for every table as CSV and Parquet")
+    tiles.add_argument(
+        "--perturbed",
+        type=int,
+        metavar="N",
+        help="show the run's model at most N validation tiles in nine colours (default: 200; 0: none)",
+    )
     return parser
 
 

@@ -89,6 +89,7 @@ def test_imports_run_the_right_way(file: Path) -> None:
             if top == "trainer":
                 allowed = {
                     "errors",
+                    "progress",
                     "config",
                     "tiles",
                     "model",

@@ -16,17 +16,15 @@ from markupsafe import Markup
 
 from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.collect import Model, Run
+from analysis.out import made
 from analysis.panels import ABSENT
 from analysis.report import cells
 from analysis.report.card import model_card
 from analysis.report.search_section import SearchSection, search_section
 from analysis.report.sections import ModelSection, colour_bar_uri, model_section
 from analysis.report.tables import headline, over_seeds
-from analysis.search import Search, is_search
+from analysis.search import Search
 from analysis.table import notes
-from trainer.errors import UsageError
-from trainer.rundir import RunDir
-from trainer.tiles.store import META
 
 PICTURE_BYTES = 2_500_000
 """What all tiles and overlays of a page may take; more of them are drawn smaller."""
@@ -78,24 +76,8 @@ def write_report(
     Raises:
         UsageError: for an `out` that is no folder, or lies in a run directory or a tile store.
     """
-    try:
-        _refuse_foreign(out)
-        out.mkdir(parents=True, exist_ok=True)
+    with made(out):
         return _write(models, out, search, patients or {}, card=card)
-    except OSError as error:
-        place = error.filename or out
-        raise UsageError(f"{place}: cannot be written ({error.strerror}); name another --out") from None
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Run and search directories and tile stores hold what their contract names, and nothing else."""
-    place = out.resolve()
-    for folder in (place, *place.parents):
-        for file, what in ((RunDir(folder).identity_file, "run directory"), (folder / META, "tile store")):
-            if file.is_file():
-                raise UsageError(f"--out {out}: lies in the {what} {folder}; name a folder outside of it")
-        if is_search(folder):
-            raise UsageError(f"--out {out}: lies in the search directory {folder}; name a folder outside of it")
 
 
 def _write(

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.compare import SetComparison
+from analysis.out import made
 from analysis.report import cells
 from analysis.scores import Interval
-from trainer.errors import UsageError
 from trainer.wording import counted
 
 LISTED = 10
@@ -74,12 +74,9 @@ def write(comparisons: Sequence[SetComparison], out: Path) -> None:
     """Writes each set's tables as CSV and Parquet.
 
     Raises:
-        UsageError: where that cannot be.
+        UsageError: as `made`.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with made(out):
         for each in comparisons:
             for name in ("scores", "classes", "disagreements"):
                 cells.write(getattr(each, name), out / f"{each.split}-{name}")
-    except OSError as error:
-        raise UsageError(f"{error.filename or out}: cannot be written ({error.strerror}); name another --out") from None

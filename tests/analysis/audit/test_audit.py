@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis.__main__ import main
+from analysis.audit.audit import audit_run, audit_stores
+from analysis.audit.findings import NOTE, PROBLEM, WARNING, Audit
+from analysis.audit.terminal import show
+from analysis.collect import read_run
+from tests.analysis.audit.made_tiles import clean_store, compressed, make_store, tissue
+from tests.analysis.made_runs import CLASSES, write_model
+from trainer.rundir import RunDir
+
+
+def texts(audit: Audit, level: str) -> list[str]:
+    return [finding.text for finding in audit.of_level(level)]
+
+
+def test_in_a_clean_set_nothing_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stores = [clean_store(tmp_path / "inside", 720, 32, groups=24), clean_store(tmp_path / "outside", 240, 32, seed=1)]
+    audit = audit_stores(stores)
+    assert audit.is_clean(), texts(audit, WARNING) + texts(audit, PROBLEM)
+    assert {finding.topic for finding in audit.of_level(NOTE)} == {"shortcuts", "shift"}
+    assert audit.duplicates.empty
+    show(audit, Console())
+    assert "Nothing was found that makes scores on these tiles optimistic." in capsys.readouterr().out
+
+
+def test_what_is_planted_is_found_and_nothing_else(tmp_path: Path) -> None:
+    """Copies in validation, a slide on both sides, and a class that was compressed more than the others."""
+    tiles, labels = list(tissue(480)), [("A", "B", "C")[k % 3] for k in range(480)]
+    tiles = [compressed(tile, 30) if label == "C" else tile for tile, label in zip(tiles, labels, strict=True)]
+    groups = [f"g{k // 3 % 20}" for k in range(480)]
+    splits = ["val" if group in ("g0", "g1", "g2", "g3") else "train" for group in groups]
+    splits[3 * 7] = "val"  # of g7
+    copied = [k for k in range(480) if splits[k] == "train" and labels[k] == "A"][:20]
+    tiles += [tiles[k] for k in copied]
+    store = make_store(
+        tmp_path / "store", tiles, [*labels, *["A"] * 20], [*groups, *["g0"] * 20], [*splits, *["val"] * 20]
+    )
+    audit = audit_stores([store])
+    val = sum(split == "val" for split in splits) + 20
+    assert texts(audit, PROBLEM) == [
+        f"20 of the {val} tiles of val are in train too, pixel by pixel",
+        "1 group of train (g7) has 1 tile in val too",
+    ]
+    [warning] = [text for text in texts(audit, WARNING) if "grid" in text]
+    assert warning.startswith("JPEG's 8-pixel grid alone reaches a balanced accuracy of 0.6")
+    grid = audit.files.set_index("class")["blockiness at the corner"]
+    assert grid["C"] > 1.1 > max(grid["A"], grid["B"])
+
+
+def test_every_table_has_the_columns_that_it_promises(tmp_path: Path) -> None:
+    audit = audit_stores([clean_store(tmp_path / "inside", 120, 32)])
+    assert [name for name, _ in audit.tables()] == [
+        *("findings", "sets", "duplicates", "groups", "classes", "files", "shortcuts", "colours", "domains"),
+        "perturbation",
+    ]
+    assert audit.sets["tiles"].sum() == 120
+    assert audit.split == "group-level split"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["A"] * 60, ["A"] * 40 + ["B"], ["A", "B"], ["A"], ["A", "B"] * 12 + ["C"]],
+    ids=lambda each: str(len(each)),
+)
+def test_odd_stores_are_audited(tmp_path: Path, labels: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_store(tmp_path / "store", tissue(len(labels), 32), labels)
+    assert main(["audit", str(store), "--out", str(tmp_path / "out")]) == 0
+    assert str(len(labels)) in capsys.readouterr().out
+
+
+def test_tiles_of_a_few_pixels_are_audited(tmp_path: Path) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    audit = audit_stores([make_store(tmp_path / "store", [*tiles, tiles[0][::-1]], ["A", "B"] * 30 + ["A"])])
+    assert len(audit.duplicates) == 1
+
+
+def test_a_run_is_audited_with_its_model(run: RunDir) -> None:
+    write_model(run, len(CLASSES))
+    read = read_run(run.path)
+    audit = audit_run(read, perturbed=2)
+    assert audit.said == "the split of the run first"
+    assert len(audit.perturbation) == 9
+    assert audit.sets["set"].tolist() == ["train", "val", "elsewhere"]
+    assert audit_run(read).perturbation.empty
+
+
+def test_a_run_without_its_stores_is_said_to_be_so(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "store").rename(tmp_path / "gone")
+    audit = audit_run(read_run(run.path))
+    assert "the training store was not audited" in texts(audit, WARNING)[0]
+    assert audit.sets["set"].tolist() == ["elsewhere"]
+    assert audit.shortcuts.empty
+    (tmp_path / "outside").rename(tmp_path / "gone too")
+    audit = audit_run(read_run(run.path))
+    assert len(texts(audit, WARNING)) == 2
+    assert all(table.empty for name, table in audit.tables() if name != "findings")
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiles = tissue(120, 32)
+    store = make_store(
+        tmp_path / "[red]store",
+        [*tiles, tiles[0][::-1]],
+        ["A", "<B>"] * 60 + ["A"],
+        splits=[*["train", "val"] * 60, "val"],
+    )
+    assert main(["audit", str(store), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "1 problem\n" in out
+    assert " - 1 of the 61 tiles of val is in train too, turned or mirrored" in out
+    assert "[red]store" in out
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 100
+    pairs = pd.read_parquet(tmp_path / "out" / "duplicates.parquet")
+    assert pairs[["path a", "path b"]].to_numpy().tolist() == [["A/0.png", "A/120.png"]]
+    written = pd.read_csv(tmp_path / "out" / "findings.csv", encoding="utf-8-sig")
+    assert written["level"].iloc[0] == PROBLEM
+    assert {file.stem for file in (tmp_path / "out").iterdir()} >= {"classes", "shortcuts", "colours", "files"}
+
+
+def test_the_unnormalised_twin_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stores = [clean_store(tmp_path / "nct", 60, 32), clean_store(tmp_path / "nct-NONORM", 60, 32, seed=1)]
+    assert main(["audit", *map(str, stores)]) == 2
+    assert "error: nct-NONORM: is nct with other colours, so it is no test set for it" in capsys.readouterr().err
+
+
+def test_the_unnormalised_twin_of_a_run_is_refused_too(run: RunDir, tmp_path: Path) -> None:
+    text = run.identity_file.read_text()
+    (tmp_path / "outside").rename(tmp_path / "store-nonorm")
+    run.identity_file.write_text(text.replace(str(tmp_path / "outside"), str(tmp_path / "store-nonorm")))
+    assert main(["audit", "--run", str(run.path)]) == 2
+
+
+def test_a_runs_moved_store_is_found_where_it_is_named(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "outside").rename(tmp_path / "moved")
+    out = tmp_path / "out"
+    further = clean_store(tmp_path / "further", 60, 32)
+    arguments = ["audit", str(tmp_path / "moved"), str(further), "--run", str(run.path), "--perturbed", "0"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert pd.read_parquet(out / "sets.parquet")["set"].tolist() == ["train", "val", "elsewhere", "further"]
+
+
+def test_a_run_without_a_checkpoint_is_audited_without_its_model(run: RunDir) -> None:
+    audit = audit_run(read_run(run.path), perturbed=2)
+    assert audit.perturbation.empty
+    assert any(text.startswith("the model was not shown recoloured tiles: ") for text in texts(audit, WARNING))
+
+
+def test_tables_are_not_written_into_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = clean_store(tmp_path / "store", 60, 32)
+    assert main(["audit", str(store), "--out", str(store / "audit")]) == 2
+    assert "which holds a store.json; name a folder outside of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--perturbed", "5"], ["missing"], ["--run", "missing"], ["--run", "x", "--perturbed", "-1"]]
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
