@@ -157,7 +157,7 @@ def test_a_run_without_a_checkpoint_is_audited_without_its_model(run: RunDir) ->
 def test_tables_are_not_written_into_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = clean_store(tmp_path / "store", 60, 32)
     assert main(["audit", str(store), "--out", str(store / "audit")]) == 2
-    assert "which holds a store.json; name a folder outside of it" in capsys.readouterr().err
+    assert f"lies in the tile store {store}; name a folder outside of it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
