@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 
 from analysis.collect import Run
-from analysis.panels import ABSENT
+from analysis.panels import ABSENT, TILES
 from analysis.report.search_section import SearchSection, search_section
 from analysis.report.sections import RunSection, colour_bar_uri, run_section, write_csv
 from analysis.report.tables import headline
@@ -102,7 +102,7 @@ def _warnings(sections: Sequence[RunSection]) -> Iterator[str]:
 
 def _edge(runs: Sequence[Run]) -> int:
     """Side in pixels at which every tile and overlay of the page fits in `PICTURE_BYTES`."""
-    cases = sum(3 * len(run.classes) * len(run.predictions) for run in runs)
+    cases = sum(TILES * len(run.classes) * len(run.predictions) for run in runs)
     fits = math.isqrt(int(PICTURE_BYTES / (2 * BYTES_PER_PIXEL * max(1, cases))))
     return min(max(fits, EDGES[0]), EDGES[1])
 
