@@ -44,7 +44,7 @@ from trainer.tiles.augment import evaluation_batch, evaluation_box
 
 BATCH = 16
 MOST = 40
-PERTURBED = 6
+PERTURBED = 4
 """Tiles of a class whose maps are measured, and of those that are deleted and inserted: 63 forward passes each."""
 SEED = 0
 
@@ -85,8 +85,9 @@ class MapTests:
     threshold: float
     """Haematoxylin (optical density, log10) above which a pixel is nuclear, in all tiles."""
     tiles: pd.DataFrame
-    """One row a tile: `tile_id, path, group, class, right, empty`, its shares of nuclei, glass and coherence, and the
-    AUROC that maps of the nuclei and of the coherence themselves would have."""
+    """One row a tile: `tile_id, path, group, class, right, empty`, the shares of its own map's heat on glass and on
+    the border, its shares of nuclei and glass and its coherence, and the AUROC that maps of the nuclei and of the
+    coherence themselves would have."""
     measured: pd.DataFrame
     """One row a tile and map: `tile_id, class, map`, and the measures of `names.MEASURES`."""
     associations: pd.DataFrame
@@ -203,7 +204,7 @@ class Bench:
         measured[SHIFTED] = _measure(maps[OWN], own, shifted)
         empty = ~own.any(axis=(1, 2))
         taken = is_perturbed & ~empty
-        return Part(_facts(inside, empty), measured, self._perturb(images, own, labels, taken, seed), taken, grid)
+        return Part(_facts(own, inside), measured, self._perturb(images, own, labels, taken, seed), taken, grid)
 
     def _maps(self, images: Tensor, labels: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Each kind's maps of the tiles' own classes, (K, N, h, w): one, or several whose measures are averaged."""
@@ -290,10 +291,13 @@ def _mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def _facts(inside: Contents, empty: NDArray[np.bool_]) -> pd.DataFrame:
+def _facts(own: NDArray[np.float32], inside: Contents) -> pd.DataFrame:
+    """What is said of each tile, and of its own map (N, h, w)."""
     return pd.DataFrame(
         {
-            "empty": empty,
+            "empty": ~own.any(axis=(1, 2)),
+            "heat on glass": heat_share(own, inside.glass),
+            "heat on border": heat_share(own, border((own.shape[1], own.shape[2]))),
             "nuclear area": _share(inside.nuclei),
             "coherence": _share(inside.fibres),
             "glass": _share(inside.glass),

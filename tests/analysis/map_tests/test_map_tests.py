@@ -137,6 +137,11 @@ def test_glass_and_border_are_held_against_their_area(tested: MapTests) -> None:
     assert sorted(tiles["glass"].round(3).unique()) == [0, 0.083]  # 8 of 96 columns
     assert row(tested, "LYM", GLASS, OWN)["tiles"] == (tiles["glass"] > 0)[tiles["class"] == "LYM"].sum()
     assert -0.0834 <= row(tested, "LYM", GLASS, OWN)["value"] < 0.1
+    shares = tiles[(tiles["class"] == "LYM") & (tiles["glass"] > 0)]
+    assert row(tested, "LYM", GLASS, OWN)["value"] == pytest.approx((shares["heat on glass"] - shares["glass"]).mean())
+    assert row(tested, "LYM", BORDER, OWN)["value"] == pytest.approx(
+        tiles.loc[tiles["class"] == "LYM", "heat on border"].mean() - 8 / 9
+    )
     assert -8 / 9 <= row(tested, "LYM", BORDER, OWN)["value"] <= 1 / 9
 
 
