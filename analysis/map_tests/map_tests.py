@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from analysis.collect import Predictions, Run
 from analysis.gradcam import Box, centred, class_maps, head_weights
 from analysis.map_tests import nulls, words
+from analysis.map_tests.bootstrap import LEAST
 from analysis.map_tests.contents import Contents, contents, nuclear_threshold
 from analysis.map_tests.measures import area_auroc, border, heat_share, rank_correlation
 from analysis.map_tests.names import (
@@ -79,7 +80,7 @@ class MapTests:
     kind: str
     """How the set was parted from the training tiles."""
     by_group: bool
-    """Whether intervals are over groups (slides or patients), else over tiles."""
+    """Whether intervals are over groups (slides or patients); else over tiles, as groups are not known or too few."""
     grid: tuple[int, int]
     """Cells of a map: rows and columns."""
     threshold: float
@@ -321,8 +322,7 @@ def _together(
     facts = pd.concat([part.facts for part in parts], ignore_index=True)
     right = predictions.predicted[rows] == labels
     tiles = pd.concat([known[["tile_id", "path", "group"]].assign(**{"class": names, "right": right}), facts], axis=1)
-    every = _groups(predictions.table["group"])
-    groups = None if every is None else every[rows]
+    groups = _groups(known["group"], labels)
     by_map = _by_map(parts)
     measured = pd.concat(
         [tiles[["tile_id", "class"]].assign(map=name).join(frame) for name, frame in by_map.items()], ignore_index=True
@@ -344,15 +344,22 @@ def _together(
         associations=found,
         curves=curve_points(*of_curves),
         areas=areas,
-        sentences=words.sentences(run.classes, tiles, found, areas, by_group=by_group),
+        sentences=words.sentences(run.classes, tiles, found, areas),
         notes=tuple(words.notes(tiles, found, grid, bench.threshold, int(taken.sum()), by_group=by_group)),
         cost=bench.cost,
     )
 
 
-def _groups(column: pd.Series[str]) -> NDArray[np.int64] | None:
-    """Indices of slides or patients; None where that of any tile is not known."""
-    return None if column.isna().any() else pd.factorize(column)[0].astype(np.int64)
+def _groups(column: pd.Series[str], labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Indices of slides or patients (N,); None where that of any tile is not known.
+
+    None too where a class of `labels` (N,) has fewer than `LEAST`: intervals are then over tiles, and speak of these slides.
+    """
+    if column.isna().any():
+        return None
+    groups = pd.factorize(column)[0].astype(np.int64)
+    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+    return groups if fewest >= LEAST else None
 
 
 def _by_map(parts: Sequence[Part]) -> Mapping[str, pd.DataFrame]:

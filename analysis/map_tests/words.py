@@ -61,23 +61,19 @@ class Row(NamedTuple):
 Table = dict[tuple[str, str], Row]
 
 
-def sentences(
-    classes: Sequence[str], tiles: pd.DataFrame, found: pd.DataFrame, areas: pd.DataFrame, *, by_group: bool
-) -> dict[str, str]:
+def sentences(classes: Sequence[str], tiles: pd.DataFrame, found: pd.DataFrame, areas: pd.DataFrame) -> dict[str, str]:
     """For each class: what was measured, and whether it differs from the nulls."""
-    return {name: " ".join(_of_class(name, tiles, found, areas, by_group=by_group)) for name in classes}
+    return {name: " ".join(_of_class(name, tiles, found, areas)) for name in classes}
 
 
-def _of_class(
-    name: str, tiles: pd.DataFrame, found: pd.DataFrame, areas: pd.DataFrame, *, by_group: bool
-) -> Iterator[str]:
+def _of_class(name: str, tiles: pd.DataFrame, found: pd.DataFrame, areas: pd.DataFrame) -> Iterator[str]:
     members = tiles[tiles["class"] == name]
     if members.empty:
         yield "There is no tile of this class."
         return
     empty = int(members["empty"].sum())
     said = f", {empty} with a map that is zero everywhere and left out" if empty else ""
-    groups = f" of {counted(members['group'].nunique(), 'group')}" if by_group else ""
+    groups = f" of {counted(members['group'].nunique(), 'group')}" if members["group"].notna().all() else ""
     yield f"{counted(len(members), 'tile')}{groups}{said}."
     if empty == len(members):
         return
@@ -164,21 +160,21 @@ def _deletion(areas: pd.DataFrame) -> Iterator[str]:
 
 def _curve(way: str, row: Row, good: int) -> str:
     if np.isnan(row.difference_low):
-        return f"{way} {row.difference:+.3f} (too few for an interval)"
+        return f"{way} {row.difference:+.3f} (no interval)"
     said = {good: "better", -good: "worse", 0: "not told apart"}[row.side]
     return f"{way} {row.difference:+.3f} ({row.difference_low:+.3f} to {row.difference_high:+.3f}), {said}"
 
 
 def _interval(row: Row) -> str:
     if np.isnan(row.low):
-        return f"{row.value:.2f} (too few for an interval)"
+        return f"{row.value:.2f} (no interval)"
     return f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
 
 
 def _points(row: Row) -> str:
     """Shares as percentage points."""
     if np.isnan(row.low):
-        return f"{100 * row.value:+.1f} points (too few for an interval)"
+        return f"{100 * row.value:+.1f} points (no interval)"
     return f"{100 * row.value:+.1f} points ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
 
 
@@ -197,14 +193,24 @@ def notes(
         f"{grid[0]} x {grid[1]} cells, whether it was classified right ({int(tiles['right'].sum()):,} were) or not. "
         f"Maps that are zero everywhere: {int(tiles['empty'].sum()):,}, left out of all that follows."
     )
-    unit = "groups (slides or patients)" if by_group else "tiles, since groups are not known"
+    few = int(tiles.groupby("class", observed=True)["group"].nunique().min())
+    known = bool(tiles["group"].notna().all())
+    unit = "groups (slides or patients)" if by_group else "tiles"
     yield (
         f"Intervals are 95 %, by bootstrap over {unit}, with none under {LEAST} of them. Each holds for itself: of "
         "twenty comparisons with nothing behind them, one is expected to look like a difference."
     )
-    few = int(tiles.groupby("class", observed=True)["group"].nunique().min()) if by_group else FEW
-    if few < FEW:
+    if not by_group and known:
+        yield (
+            f"The class with the fewest has {counted(few, 'group')}, too few to draw from: the intervals hold for more "
+            "tiles of these groups, not for other slides or patients."
+        )
+    elif not by_group:
+        yield "Groups are not known: where tiles of one slide are alike, the intervals are too narrow."
+    elif few < FEW:
         yield f"The class with the fewest has {counted(few, 'group')}; under {FEW} an interval may be too narrow."
+    if np.isnan(threshold):
+        yield "There is no tissue, or only of one colour, so no pixel counts as nuclear."
     yield (
         f"Nuclei: more haematoxylin than {threshold:.3f} (optical density, log10; Ruifrok's matrix), one threshold for "
         "all tiles (Otsu's, over their tissue). Pigment and dark debris count as well, and a stain other than the "
@@ -231,6 +237,10 @@ def _variants(table: Table) -> Iterator[str]:
     same, shifted = table[LIKENESS, CENTRED], table[NUCLEI_RHO, SHIFTED]
     if same.tiles:
         yield f"Maps centred over the classes have a rank correlation with the plain ones of {_interval(same)}."
+    likeness = [(kind, table[LIKENESS, kind]) for kind in (HEAD, *TRUNKS)]
+    if all(row.tiles for _, row in likeness):
+        each = ", ".join(f"{kind} {_interval(row)}" for kind, row in likeness)
+        yield f"Rank correlation with the own map, which is to fall as more is untrained: {each}."
     if shifted.tiles:
         yield (
             "With cells taken half a cell further up and left, where gradients of an untrained network say that they "
