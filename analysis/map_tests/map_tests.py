@@ -351,10 +351,15 @@ def _together(
 
 
 def _groups(column: pd.Series[str], labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Indices of slides or patients (N,); None where that of any tile is not known.
+    """Indices of slides or patients, (N,); None where that of any tile is not known.
 
-    None too where a class of `labels` (N,) has fewer than `LEAST`: intervals are then over tiles, and speak of these slides.
+    None too where a class has fewer than `LEAST`: intervals are then over tiles, and speak of these slides.
+
+    Args:
+        column: (N,) groups.
+        labels: (N,) class indices.
     """
+
     if column.isna().any():
         return None
     groups = pd.factorize(column)[0].astype(np.int64)
