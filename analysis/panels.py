@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
@@ -17,12 +20,22 @@ from trainer.errors import UsageError
 from trainer.tiles.augment import evaluation_batch, evaluation_box
 from trainer.tiles.store import TileStore
 
-CHOICES = RIGHT, WRONG, RANDOM = ("most confident right", "most confident wrong", "randomly chosen")
+RANDOMS = 3
+CHOICES = RIGHT, WRONG, UNSURE, RANDOM = (
+    "most confident right",
+    "most confident wrong",
+    "least certain",
+    "randomly chosen",
+)
+TILES = 3 + RANDOMS
+"""That a panel has at most."""
 ABSENT = {
     RIGHT: "No tile of this class was classified right.",
     WRONG: "No tile of this class was classified wrong.",
+    UNSURE: "There is no tile of this class.",
     RANDOM: "There is no tile of this class.",
 }
+NAMED = "chosen by name"
 SEED = 0
 STRIDE = 32
 """Side in input pixels of a cell of ResNet's last stage."""
@@ -43,31 +56,35 @@ class Case:
     class_map: NDArray[np.float32]
     """(h, w), in units of the logit."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the map is zero everywhere, and no evidence of anything."""
+        return not self.class_map.any()
+
 
 @dataclass(frozen=True)
 class Panel:
     """The tiles that stand for one true class."""
 
     label: int
-    choices: dict[str, Case | None]
-    """One tile a choice; None where there is no such tile."""
+    choices: dict[str, tuple[Case, ...]]
+    """By choice: one tile, up to `RANDOMS` random ones; none where there is no such tile."""
 
     @property
     def cases(self) -> list[Case]:
         """The tiles that there are."""
-        return [case for case in self.choices.values() if case is not None]
+        return [case for cases in self.choices.values() for case in cases]
 
     @property
     def highest(self) -> float:
         """Largest value of its maps: the upper end of the colour bar that they share."""
-        return max((float(case.class_map.max()) for case in self.cases), default=0.0)
+        return _highest(self.cases)
 
 
-@dataclass(frozen=True)
-class Panels:
-    """The panels of one set of tiles."""
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How maps lie on the tiles of one set."""
 
-    classes: tuple[Panel, ...]
     grid: tuple[int, int]
     """Cells of a map: rows and columns."""
     input_size: int
@@ -89,23 +106,58 @@ class Panels:
         return self.box != (0.0, 0.0, *self.tile_size)
 
 
-def choose(predictions: Predictions, label: int) -> dict[str, int]:
+@dataclass(frozen=True, kw_only=True)
+class Panels(View):
+    """The panels of one set of tiles."""
+
+    classes: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedTiles(View):
+    """Tiles that somebody asked for, in that order."""
+
+    cases: tuple[Case, ...]
+
+    @property
+    def highest(self) -> float:
+        """Largest value of its maps."""
+        return _highest(self.cases)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryClass(View):
+    """One tile with the maps of all classes, which share a colour bar."""
+
+    path: str
+    true: int
+    probabilities: NDArray[np.float64]
+    """(C,)."""
+    tile: NDArray[np.uint8]
+    """(H, W, 3)."""
+    class_maps: NDArray[np.float32]
+    """(C, h, w), in units of the logit."""
+
+    @property
+    def highest(self) -> float:
+        """Largest value of its maps."""
+        return float(self.class_maps.max())
+
+
+def choose(predictions: Predictions, label: int) -> dict[str, tuple[int, ...]]:
     """Rows of a class's tiles by choice; a choice for which there is none is left out.
 
-    Equal probabilities go by tile id, and the random tile is the same in every report on the same tiles.
+    Certainty is the highest probability. Equal ones go by tile id, and the random tiles are the same in every report on
+    the same tiles; they may be among the others.
     """
     ids = predictions.table["tile_id"].to_numpy(dtype=str)
     members = np.flatnonzero(predictions.labels == label)
     confident = members[np.lexsort((ids[members], -predictions.probabilities.max(axis=1)[members]))]
     is_right = predictions.predicted[confident] == label
-    chosen = {}
-    for choice, rows in ((RIGHT, confident[is_right]), (WRONG, confident[~is_right])):
-        if len(rows):
-            chosen[choice] = int(rows[0])
-    if len(members):
-        by_id = members[np.argsort(ids[members])]
-        chosen[RANDOM] = int(np.random.default_rng([SEED, label]).choice(by_id))
-    return chosen
+    by_id = members[np.argsort(ids[members])]
+    drawn = np.random.default_rng([SEED, label]).permutation(by_id)[:RANDOMS]
+    rows = (confident[is_right][:1], confident[~is_right][:1], confident[-1:], drawn)
+    return {choice: tuple(some.tolist()) for choice, some in zip(CHOICES, rows, strict=True) if len(some)}
 
 
 def make_panels(run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection) -> Panels:
@@ -117,43 +169,88 @@ def make_panels(run: Run, predictions: Predictions, model: nn.Sequential, augmen
     """
     if not len(predictions.labels):
         raise UsageError("no tile of the set has a class that the model knows")
-    _refuse_one_cell(augment.input_size)
-    store = run.open_store(predictions.split)
     chosen = [choose(predictions, label) for label in range(len(run.classes))]
-    rows = sorted({row for choices in chosen for row in choices.values()})
-    tiles = store.tiles[_places(store, predictions.table["tile_id"].iloc[rows].tolist())]
-    every_map = maps_of_tiles(model, tiles, partial(evaluation_batch, augment=augment))
-    found = {row: (tile, maps) for row, tile, maps in zip(rows, tiles, every_map, strict=True)}
-
-    def case(choice: str, row: int) -> Case:
-        tile, maps = found[row]
-        predicted = int(predictions.predicted[row])
-        return Case(
-            choice=choice,
-            path=str(predictions.table["path"].iloc[row]),
-            true=int(predictions.labels[row]),
-            predicted=predicted,
-            probability=float(predictions.probabilities[row, predicted]),
-            tile=tile,
-            class_map=maps[predicted],
-        )
-
+    rows = sorted({row for choices in chosen for some in choices.values() for row in some})
+    sight = _look(run, predictions, model, augment, rows)
     panels = tuple(
-        Panel(label, {choice: case(choice, rows[choice]) if choice in rows else None for choice in CHOICES})
-        for label, rows in enumerate(chosen)
+        Panel(label, {choice: tuple(sight.case(choice, row) for row in some.get(choice, ())) for choice in CHOICES})
+        for label, some in enumerate(chosen)
     )
-    rows_of_cells, columns_of_cells = every_map.shape[2:]
-    return Panels(
-        classes=panels,
-        grid=(rows_of_cells, columns_of_cells),
-        input_size=augment.input_size,
-        box=evaluation_box(store.tile_size, augment),
-        tile_size=store.tile_size,
-        mpp=store.mpp,
+    return Panels(classes=panels, **sight.view)
+
+
+def named_tiles(
+    run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection, names: Sequence[str]
+) -> NamedTiles:
+    """The maps of tiles that are named by tile id or by path in their source.
+
+    Raises:
+        UsageError: naming every tile that the set does not have, with what comes near; and as `make_panels`.
+    """
+    rows = find_tiles(predictions, names)
+    sight = _look(run, predictions, model, augment, sorted(set(rows)))
+    return NamedTiles(cases=tuple(sight.case(NAMED, row) for row in rows), **sight.view)
+
+
+def under_every_class(
+    run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection, name: str
+) -> EveryClass:
+    """One tile, by tile id or path, with the maps of all classes.
+
+    Raises:
+        UsageError: as `named_tiles`.
+    """
+    [row] = find_tiles(predictions, [name])
+    sight = _look(run, predictions, model, augment, [row])
+    tile, class_maps = sight.found[row]
+    return EveryClass(
+        path=str(predictions.table["path"].iloc[row]),
+        true=int(predictions.labels[row]),
+        probabilities=predictions.probabilities[row],
+        tile=tile,
+        class_maps=class_maps,
+        **sight.view,
     )
 
 
-def _refuse_one_cell(input_size: int) -> None:
+def find_tiles(predictions: Predictions, names: Sequence[str]) -> list[int]:
+    """Rows of tiles that are named by tile id or by path.
+
+    Raises:
+        UsageError: if none are named, or naming every tile that the set does not have.
+    """
+    if not names:
+        raise UsageError("no tile is named; name some by tile id or by their path in the source")
+    rows = {str(name): row for column in ("path", "tile_id") for row, name in enumerate(predictions.table[column])}
+    unknown = [name for name in names if name not in rows]
+    if unknown:
+        near = {name: get_close_matches(name, rows, n=1) for name in unknown}
+        said = [f"{name} (near: {near[name][0]})" if near[name] else name for name in unknown]
+        raise UsageError(f"not among the scored tiles of {predictions.split}: {', '.join(said)}")
+    return [rows[name] for name in names]
+
+
+def places(store: TileStore, tile_ids: Sequence[str]) -> NDArray[np.int64]:
+    """Row of each tile in its store.
+
+    Raises:
+        UsageError: if the store lacks one.
+    """
+    rows = np.asarray(pd.Index(store.index["tile_id"]).get_indexer(pd.Index(tile_ids)), dtype=np.int64)
+    if len(lacking := np.flatnonzero(rows < 0)):
+        raise UsageError(
+            f"{store.path}: lacks {len(lacking)} of the tiles that were predicted, e.g. {tile_ids[lacking[0]]}; are "
+            "these predictions of another store?"
+        )
+    return rows
+
+
+def refuse_one_cell(input_size: int) -> None:
+    """Refuses an input (side in px) that leaves the last stage a single cell.
+
+    Raises:
+        UsageError: with the smallest input that would do.
+    """
     if input_size <= STRIDE:
         raise UsageError(
             f"an input of {input_size} px leaves the network's last stage a single cell, which cannot say where in a "
@@ -162,7 +259,48 @@ def _refuse_one_cell(input_size: int) -> None:
         )
 
 
-def _places(store: TileStore, tile_ids: Sequence[str]) -> NDArray[np.int64]:
-    """Row of each tile in its store."""
-    places = {tile_id: place for place, tile_id in enumerate(store.index["tile_id"])}
-    return np.array([places[tile_id] for tile_id in tile_ids], dtype=np.int64)
+@dataclass(frozen=True)
+class Sight:
+    """Some tiles and their maps."""
+
+    predictions: Predictions
+    found: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]
+    """By row: the tile (H, W, 3) and the maps of all classes (C, h, w)."""
+    view: dict[str, Any]
+    """The fields of `View`."""
+
+    def case(self, choice: str, row: int) -> Case:
+        """One of the tiles with the map of the class that was predicted."""
+        tile, class_maps = self.found[row]
+        predicted = int(self.predictions.predicted[row])
+        return Case(
+            choice=choice,
+            path=str(self.predictions.table["path"].iloc[row]),
+            true=int(self.predictions.labels[row]),
+            predicted=predicted,
+            probability=float(self.predictions.probabilities[row, predicted]),
+            tile=tile,
+            class_map=class_maps[predicted],
+        )
+
+
+def _look(
+    run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection, rows: Sequence[int]
+) -> Sight:
+    """Reads the tiles at `rows` of the predictions, and computes their maps."""
+    refuse_one_cell(augment.input_size)
+    store = run.open_store(predictions.split)
+    tiles = store.tiles[places(store, predictions.table["tile_id"].iloc[list(rows)].tolist())]
+    class_maps = maps_of_tiles(model, tiles, partial(evaluation_batch, augment=augment))
+    view = {
+        "grid": (class_maps.shape[2], class_maps.shape[3]),
+        "input_size": augment.input_size,
+        "box": evaluation_box(store.tile_size, augment),
+        "tile_size": store.tile_size,
+        "mpp": store.mpp,
+    }
+    return Sight(predictions, dict(zip(rows, zip(tiles, class_maps, strict=True), strict=True)), view)
+
+
+def _highest(cases: Sequence[Case]) -> float:
+    return max((float(case.class_map.max()) for case in cases), default=0.0)

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.collect import Model, Run
 from analysis.out import made
-from analysis.panels import ABSENT
+from analysis.panels import ABSENT, TILES
 from analysis.report import cells
 from analysis.report.card import model_card
 from analysis.report.search_section import SearchSection, search_section
@@ -131,7 +131,7 @@ def _warnings(sections: Sequence[ModelSection]) -> Iterator[str]:
 
 def _edge(models: Sequence[Model]) -> int:
     """Side in pixels at which every tile and overlay of the page fits in `PICTURE_BYTES`."""
-    cases = sum(3 * len(run.classes) * len(run.predictions) for run in models)
+    cases = sum(TILES * len(run.classes) * len(run.predictions) for run in models)
     fits = math.isqrt(int(PICTURE_BYTES / (2 * BYTES_PER_PIXEL * max(1, cases))))
     return min(max(fits, EDGES[0]), EDGES[1])
 

@@ -57,7 +57,7 @@ class Maps:
     panels: Panels
     cells: str
     """What a cell of a map covers."""
-    rows: list[tuple[Panel, dict[str, Shown | None]]]
+    rows: list[tuple[Panel, dict[str, list[Shown]]]]
 
 
 @dataclass(frozen=True)
@@ -286,8 +286,8 @@ def _maps(writer: Writer, predictions: Predictions, explainer: Explainer) -> Map
     rows, sheet = [], []
     for panel in panels.classes:
         drawn = [(case, *_draw(case, panels, panel.highest, writer.edge)) for case in panel.cases]
-        shown = {case.choice: Shown(case, _webp(tile), _webp(heat)) for case, tile, heat in drawn}
-        rows.append((panel, {choice: shown.get(choice) for choice in panel.choices}))
+        shown = [Shown(case, _webp(tile), _webp(heat)) for case, tile, heat in drawn]
+        rows.append((panel, {choice: [one for one in shown if one.case.choice == choice] for choice in panel.choices}))
         cases = [(tile, heat, _caption(case, writer.codes)) for case, tile, heat in drawn]
         sheet.append((writer.codes[panel.label], cases, panel.highest))
     title = writer.title(
@@ -320,7 +320,8 @@ def _draw(case: Case, panels: Panels, highest: float, edge: int) -> tuple[figure
     down, right = size[0] / panels.tile_size[0], size[1] / panels.tile_size[1]
     top, left, height, width = panels.box
     box = (top * down, left * right, height * down, width * right)
-    return tile, figures.overlay(tile, on_tile(case.class_map, size, box), highest)
+    heat = np.full(size, np.nan) if case.is_empty else on_tile(case.class_map, size, box)  # nothing is no evidence
+    return tile, figures.overlay(tile, heat, highest)
 
 
 def _shrunk(tile: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:

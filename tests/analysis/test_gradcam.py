@@ -4,7 +4,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch.nn import functional as F
 
-from analysis.gradcam import class_maps, maps_of_tiles, on_tile
+from analysis.gradcam import centred, class_maps, head_weights, maps_of_tiles, on_tile, per_cell
 from trainer.config import AugmentSection
 from trainer.model import build
 from trainer.tiles.augment import evaluation_batch, evaluation_box
@@ -73,3 +73,49 @@ def test_a_spot_is_drawn_where_it_is_in_the_tile(augment: AugmentSection) -> Non
     rows, columns = np.mgrid[:96, :120] + 0.5
     centre = [(drawn * axis).sum() / drawn.sum() for axis in (rows, columns)]
     np.testing.assert_allclose(centre, [44, 74], atol=0.5)
+
+
+def test_centred_maps_do_not_see_what_all_classes_share() -> None:
+    """Adding the same to the logits of all classes changes no probability and no centred map, but plain maps."""
+    rng = np.random.default_rng(4)
+    features, head = rng.random((2, 6, 3, 3)), rng.normal(size=(4, 6)).astype(np.float32)
+    shared = head + rng.normal(size=6).astype(np.float32)
+    np.testing.assert_allclose(
+        class_maps(features, centred(shared)), class_maps(features, centred(head)), rtol=1e-4, atol=1e-6
+    )
+    assert not np.allclose(class_maps(features, shared), class_maps(features, head), atol=1e-2)
+
+
+def test_centred_maps_are_captums_of_the_logit_less_the_mean(tiles: np.ndarray) -> None:
+    model = build(4, seed=0).eval()
+    augment = AugmentSection(input_size=64)
+
+    def transform(batch: torch.Tensor) -> torch.Tensor:
+        return evaluation_batch(batch, augment)
+
+    def less_the_mean(images: torch.Tensor) -> torch.Tensor:
+        logits = model(images)
+        return logits - logits.mean(dim=1, keepdim=True)
+
+    ours = maps_of_tiles(model, tiles, transform, centre=True)
+    explainer = LayerGradCam(less_the_mean, model.get_submodule("layer4"))
+    images = transform(torch.from_numpy(tiles)).requires_grad_()
+    theirs = explainer.attribute(images, target=2, relu_attributions=True)[:, 0].detach().numpy()
+    np.testing.assert_allclose(ours[:, 2], theirs, rtol=1e-4, atol=1e-6 * theirs.max())
+    assert head_weights(model).shape == (4, 2048)
+
+
+def test_the_mean_of_a_cell_is_that_of_its_pixels() -> None:
+    pixels = np.random.default_rng(5).random((2, 64, 96))
+    cells = per_cell(pixels, (4, 3), (0.0, 0.0, 64.0, 96.0))
+    np.testing.assert_allclose(cells, pixels.reshape(2, 4, 16, 3, 32).mean(axis=(2, 4)))
+
+
+def test_a_pixel_in_two_cells_counts_in_both_and_one_outside_in_none() -> None:
+    pixels = np.arange(5.0)[None, :, None] * np.ones((1, 1, 5))
+    # Rows 0.5 to 4.5 in two cells: 0.5-2.5 holds half of 0, all of 1 and half of 2.
+    cells = per_cell(pixels, (2, 1), (0.5, 0.0, 4.0, 5.0))[0, :, 0]
+    np.testing.assert_allclose(cells, [(0.5 * 0 + 1 + 0.5 * 2) / 2, (0.5 * 2 + 3 + 0.5 * 4) / 2])
+    beyond = per_cell(pixels, (2, 1), (-2.0, 0.0, 4.0, 5.0))[0, :, 0]
+    assert np.isnan(beyond[0])
+    assert beyond[1] == 0.5

@@ -1,9 +1,24 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.collect import Predictions, collect
-from analysis.panels import RANDOM, RIGHT, WRONG, choose, make_panels
+from analysis.panels import (
+    NAMED,
+    RANDOM,
+    RANDOMS,
+    RIGHT,
+    TILES,
+    UNSURE,
+    WRONG,
+    choose,
+    find_tiles,
+    make_panels,
+    named_tiles,
+    under_every_class,
+)
 from analysis.scores import softmax
 from tests.analysis.made_runs import write_model, write_store
 from trainer.checkpoint import MANIFEST, commit, listed, load_best_model, read
@@ -27,10 +42,22 @@ def test_the_surest_right_and_the_surest_wrong_tile_are_chosen() -> None:
         [[2.0, 0.0], [5.0, 0.0], [0.0, 1.0], [0.0, 4.0], [3.0, 0.0], [9.0, 0.0]],
     )
     chosen = choose(made, 0)
-    assert chosen[RIGHT] == 1
-    assert chosen[WRONG] == 3
-    assert chosen[RANDOM] in range(5)
-    assert choose(made, 1) == {WRONG: 5, RANDOM: 5}
+    assert chosen[RIGHT] == (1,)
+    assert chosen[WRONG] == (3,)
+    assert chosen[UNSURE] == (2,)
+    assert len(set(chosen[RANDOM])) == RANDOMS
+    assert set(chosen[RANDOM]) <= set(range(5))
+    assert choose(made, 1) == {WRONG: (5,), UNSURE: (5,), RANDOM: (5,)}
+
+
+def test_equal_certainty_goes_by_tile_id() -> None:
+    made = predictions([0, 0, 0], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    assert choose(made, 0)[RIGHT] == (0,)
+    assert choose(made, 0)[UNSURE] == (2,)
+
+
+def ids(made: Predictions, rows: tuple[int, ...]) -> list[str]:
+    return made.table["tile_id"].iloc[list(rows)].tolist()
 
 
 def test_a_class_without_tiles_has_none() -> None:
@@ -46,8 +73,8 @@ def test_the_choice_does_not_depend_on_the_order_of_rows() -> None:
         made.split, made.kind, made.table.iloc[order], made.labels[order], made.probabilities[order], {}
     )
     for label in (0, 1):
-        before = {choice: made.table["tile_id"].iloc[row] for choice, row in choose(made, label).items()}
-        after = {choice: shuffled.table["tile_id"].iloc[row] for choice, row in choose(shuffled, label).items()}
+        before = {choice: ids(made, rows) for choice, rows in choose(made, label).items()}
+        after = {choice: ids(shuffled, rows) for choice, rows in choose(shuffled, label).items()}
         assert before == after
 
 
@@ -60,10 +87,11 @@ def test_panels_hold_the_tiles_they_name(run: RunDir) -> None:
     assert panels.box == (0.0, 0.0, 48.0, 48.0)
     assert (panels.grid, panels.cell) == ((2, 2), (24, 24))
     for panel in panels.classes:
-        assert panel.choices[RIGHT] is not None
+        assert [len(panel.choices[choice]) for choice in (RIGHT, UNSURE, RANDOM)] == [1, 1, RANDOMS]
+        assert len(panel.cases) <= TILES
         for case in panel.cases:
             assert case.true == panel.label
-            assert (case.predicted == case.true) == (case.choice == RIGHT) or case.choice == RANDOM
+            assert (case.predicted == case.true) == (case.choice == RIGHT) or case.choice in (UNSURE, RANDOM)
             np.testing.assert_array_equal(case.tile, tiles[int(case.path.split("/")[1].removesuffix(".png"))])
             assert case.class_map.max() <= panel.highest
 
@@ -113,3 +141,48 @@ def test_a_map_of_one_cell_is_refused(run: RunDir) -> None:
     [read] = collect([run.path])
     with pytest.raises(UsageError, match=r"an input of 32 px .* a single cell.*augment.input_size of 64"):
         make_panels(read, read.predictions[0], load_best_model(run), AugmentSection(input_size=32))
+
+
+def test_named_tiles_come_in_that_order_by_id_or_path(run: RunDir) -> None:
+    write_model(run, 3)
+    [found] = collect([run.path])
+    val, model = found.predictions[0], load_best_model(run)
+    first, second = val.table.iloc[3], val.table.iloc[1]
+    view = named_tiles(found, val, model, AUGMENT, [first["path"], second["tile_id"], first["tile_id"]])
+    assert [case.path for case in view.cases] == [first["path"], second["path"], first["path"]]
+    assert {case.choice for case in view.cases} == {NAMED}
+    assert view.cases[0].predicted == val.predicted[3]
+    assert view.highest == max(case.class_map.max() for case in view.cases) > 0
+    assert (view.grid, view.mpp) == ((2, 2), 0.5)
+
+
+def test_one_tile_under_all_classes_has_the_map_of_each(run: RunDir) -> None:
+    write_model(run, 3)
+    [found] = collect([run.path])
+    val, model = found.predictions[0], load_best_model(run)
+    name = val.table["path"].iloc[2]
+    every = under_every_class(found, val, model, AUGMENT, name)
+    [case] = named_tiles(found, val, model, AUGMENT, [name]).cases
+    assert every.class_maps.shape == (3, 2, 2)
+    np.testing.assert_array_equal(every.class_maps[case.predicted], case.class_map)
+    np.testing.assert_array_equal(every.tile, case.tile)
+    np.testing.assert_array_equal(every.probabilities, val.probabilities[2])
+    assert every.highest == every.class_maps.max()
+
+
+def test_tiles_that_are_not_there_are_named_all_at_once() -> None:
+    made = predictions([0, 1], [[1.0, 0.0], [0.0, 1.0]])
+    assert find_tiles(made, ["01", "00"]) == [1, 0]
+    with pytest.raises(UsageError, match=r"not among the scored tiles of val: 001 \(near: 0\d\), TUM/x.png$"):
+        find_tiles(made, ["00", "001", "TUM/x.png"])
+    with pytest.raises(UsageError, match="no tile is named"):
+        find_tiles(made, [])
+
+
+def test_predictions_of_another_store_are_refused(run: RunDir) -> None:
+    write_model(run, 3)
+    [found] = collect([run.path])
+    val = found.predictions[0]
+    strange = replace(val, table=val.table.assign(tile_id=[f"x{row}" for row in range(len(val.table))]))
+    with pytest.raises(UsageError, match=r"store: lacks \d+ of the tiles that were predicted, e.g. x"):
+        make_panels(found, strange, load_best_model(run), AUGMENT)
