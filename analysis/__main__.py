@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.report.asked import Asked
 from trainer.errors import RunError, UsageError
 
+ALL = Asked(measured_maps=12, audit=True)
+"""What a page has unless it is asked for less; of nine classes the maps take about 1,000 forward passes."""
 FORMATS = ("text", "csv", "parquet", "html", "markdown")
 
 
@@ -17,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "report":
-            report(options.path, options.out, options.store, dict(options.patients), card=options.format == "markdown")
+            asked = Asked(dict(options.patients), options.measured_maps, options.audit)
+            report(options.path, options.out, options.store, asked, card=options.format == "markdown")
         elif options.command == "compare":
             compare(options.models, options.out)
         elif options.command == "audit":
@@ -36,12 +40,11 @@ def report(
     paths: Sequence[Path],
     out: Path,
     stores: Sequence[Path] = (),
-    patients: Mapping[str, int] | None = None,
+    asked: Asked = ALL,
     *,
     card: bool = False,
 ) -> None:
     """Writes the page of some models or of a search, or a model card; prints its headline, where it is, what it lacks.
-
     Raises:
         UsageError: for a search beside other paths, and as `collect` and `write_report`.
     """
@@ -57,7 +60,7 @@ def report(
     models = collect(search.final_runs() if search else paths, stores)
     if card and (search or len(models) != 1 or not isinstance(models[0], Run)):
         raise UsageError("--format markdown: a model card is of one run; name one run directory")
-    show(write_report(models, out, search, patients, card=card))
+    show(write_report(models, out, search, asked, card=card))
 
 
 def table(search: Path, sort: str | None = None, form: str = "text", *, ascending: bool = False) -> None:
@@ -158,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SET=N",
         help="how many patients a set's tiles are of, where nobody has written down whose they are (repeatable)",
     )
+    page.add_argument(
+        "--measured-maps",
+        type=_count,
+        default=ALL.measured_maps,
+        metavar="N",
+        help=f"measure what maps lie on, on N tiles of each class of the first set (default {ALL.measured_maps})",
+    )
+    page.add_argument("--no-audit", dest="audit", action="store_false", help="do not read all tiles for an audit")
     versus = commands.add_parser("compare", help="two models on the same tiles: differences with intervals")
     versus.add_argument("models", nargs=2, type=Path, metavar="RUN", help="run directory, or a file of predictions")
     versus.add_argument("--out", type=Path, metavar="DIR", help="folder for the tables (CSV, Parquet)")
@@ -184,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
         help="show the run's model at most N validation tiles in nine colours (default: 200; 0: none)",
     )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, 0 or more")
+    return int(text)
 
 
 def _patients(text: str) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.aggregate import ensemble, evaluate, seeds
+from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
 from analysis.out import made
 from analysis.panels import ABSENT, TILES
 from analysis.report import cells
+from analysis.report.asked import Asked
 from analysis.report.card import model_card
 from analysis.report.search_section import SearchSection, search_section
 from analysis.report.sections import ModelSection, colour_bar_uri, model_section
@@ -26,6 +28,8 @@ from analysis.report.tables import headline, over_seeds
 from analysis.search import Search
 from analysis.table import notes
 
+BESIDE_THE_HEADLINE = (PROBLEM, WARNING)
+"""Levels of findings."""
 PICTURE_BYTES = 2_500_000
 """What all tiles and overlays of a page may take; more of them are drawn smaller."""
 BYTES_PER_PIXEL = 0.5
@@ -58,7 +62,7 @@ def write_report(
     models: Sequence[Model],
     out: Path,
     search: Search | None = None,
-    patients: Mapping[str, int] | None = None,
+    asked: Asked | None = None,
     *,
     card: bool = False,
 ) -> Report:
@@ -71,18 +75,16 @@ def write_report(
         out: a folder; figures are written there as PNG and SVG, tables as CSV and Parquet.
         search: the search that the models are the final runs of.
         card: whether to write `model-card.md` in the place of the page.
-        patients: how many there are in sets of tiles of which nobody has written down whose they are, by set.
+        asked: what it is to have, beside what it always has.
 
     Raises:
         UsageError: for an `out` that is no folder, or lies in a run directory or a tile store.
     """
     with made(out):
-        return _write(models, out, search, patients or {}, card=card)
+        return _write(models, out, search, asked or Asked(), card=card)
 
 
-def _write(
-    models: Sequence[Model], out: Path, search: Search | None, patients: Mapping[str, int], *, card: bool
-) -> Report:
+def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Asked, *, card: bool) -> Report:
     edge = _edge(models)
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
@@ -94,7 +96,7 @@ def _write(
     cells.write(summary.headline, out / "headline")
     for number, (_, table) in enumerate(summary.seeds, start=1):
         cells.write(table, out / f"seeds-{number}")
-    sections = [model_section(each, number, out, edge, patients) for number, each in enumerate(evaluated, start=1)]
+    sections = [model_section(each, number, out, edge, asked) for number, each in enumerate(evaluated, start=1)]
     searched = search_section(search, out) if search else None
     warnings = list(_warnings(sections))
     if card:
@@ -121,6 +123,10 @@ def _warnings(sections: Sequence[ModelSection]) -> Iterator[str]:
         for each in section.sets:
             if each.evaluation.warning:
                 yield f"{section.model.name}, {each.evaluation.predictions.split}: {each.evaluation.warning}"
+        if section.training and isinstance(section.training.audit, Audit):
+            for finding in section.training.audit.findings:
+                if finding.level in BESIDE_THE_HEADLINE or finding.topic == "shortcuts":
+                    yield f"{section.model.name}: {finding.text}"
         lacking: dict[str, list[str]] = {}
         for each in section.sets:
             if isinstance(each.maps, str) and section.training:

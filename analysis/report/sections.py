@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +16,23 @@ from torch import nn
 
 from analysis import confidence_figures, figures, provenance, scores
 from analysis.aggregate import Evaluated
+from analysis.audit.audit import audit_run
+from analysis.audit.findings import Audit
 from analysis.calibration import at_temperature, reliability, selective_accuracy
 from analysis.collect import Model, Predictions, Run
 from analysis.evaluation import Evaluation
 from analysis.gradcam import on_tile
+from analysis.map_tests import figures as map_figures
+from analysis.map_tests.map_tests import MapTests, map_tests
 from analysis.panels import Case, Panel, Panels, make_panels
 from analysis.report import cells, tables
+from analysis.report.asked import Asked
 from trainer.checkpoint import load_best_model
 from trainer.config import AugmentSection, load_config
 from trainer.errors import RunError, UsageError
 
+FEWER_PERTURBED = 10
+"""Of so many tiles whose maps are measured, one is deleted and inserted, which takes 63 forward passes."""
 WIDE = 16
 """From this many classes on a matrix takes the whole width of the page."""
 
@@ -74,6 +80,16 @@ class SetSection:
     """Where no slides or patients are known."""
     maps: Maps | str
     """Or why there are none."""
+    measured_maps: MeasuredMaps | None
+    """None where none were asked for, or there are none."""
+
+
+@dataclass(frozen=True)
+class MeasuredMaps:
+    """What the maps of a set lie on."""
+
+    tests: MapTests
+    pictures: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,8 @@ class Training:
     rejected: pd.DataFrame
     commands: list[str]
     methods: str
+    audit: Audit | str
+    """Or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +162,7 @@ class Writer(Folder):
         return f"{what}\n{self.model.name} · {split} · {kind}"
 
 
-def model_section(evaluated: Evaluated, number: int, out: Path, edge: int, patients: Mapping[str, int]) -> ModelSection:
+def model_section(evaluated: Evaluated, number: int, out: Path, edge: int, asked: Asked) -> ModelSection:
     """Draws and writes everything of one model into a folder of its own in `out`."""
     model, evaluations = evaluated.model, evaluated.evaluations
     folder = out / f"{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', model.name)}"
@@ -157,17 +175,17 @@ def model_section(evaluated: Evaluated, number: int, out: Path, edge: int, patie
         folder=folder.name,
         facts=tables.facts(model),
         classes=writer.table(tables.classes(model, writer.codes), "classes"),
-        training=_training(writer, evaluated) if isinstance(model, Run) else None,
+        training=_training(writer, evaluated, asked) if isinstance(model, Run) else None,
         calibration=writer.table(tables.calibration(evaluations), "calibration"),
         temperature=evaluations[0].temperature if evaluations else None,
         sets=[
-            _set_section(writer, each, f"model-{number}-set-{place}", explainer, patients)
+            _set_section(writer, each, f"model-{number}-set-{place}", explainer, asked, is_first=place == 1)
             for place, each in enumerate(evaluations, start=1)
         ],
     )
 
 
-def _training(writer: Writer, evaluated: Evaluated) -> Training:
+def _training(writer: Writer, evaluated: Evaluated, asked: Asked) -> Training:
     run = evaluated.model
     assert isinstance(run, Run)
     writer.table(run.history, "epochs")
@@ -177,7 +195,21 @@ def _training(writer: Writer, evaluated: Evaluated) -> Training:
         rejected=writer.table(provenance.rejected(run), "rejected"),
         commands=provenance.commands(run),
         methods=provenance.methods(run, evaluated.evaluations),
+        audit=_audit(writer, run) if asked.audit else "it was not asked for",
     )
+
+
+def _audit(writer: Writer, run: Run) -> Audit | str:
+    """What the run's tiles say of how far to trust its scores, its tables in a folder of their own."""
+    try:
+        audit = audit_run(run)
+    except UsageError as error:
+        return str(error)
+    folder = Folder(writer.folder / "audit")
+    folder.folder.mkdir(exist_ok=True)
+    for name, table in audit.tables():
+        folder.table(table, name)
+    return audit
 
 
 def _explainer(run: Model) -> Explainer | str:
@@ -206,7 +238,7 @@ def _curves(writer: Writer, run: Run) -> list[Picture]:
 
 
 def _set_section(
-    writer: Writer, evaluation: Evaluation, anchor: str, explainer: Explainer | str, patients: Mapping[str, int]
+    writer: Writer, evaluation: Evaluation, anchor: str, explainer: Explainer | str, asked: Asked, *, is_first: bool
 ) -> SetSection:
     each, model = evaluation.predictions, writer.model
     split = each.split
@@ -219,8 +251,9 @@ def _set_section(
         every_score=writer.table(tables.every_score(evaluation), f"{split}-scores"),
         per_class=writer.table(tables.per_class(evaluation), f"{split}-classes"),
         per_group=writer.table(tables.per_group(evaluation), f"{split}-groups") if grouped else None,
-        widenings=None if grouped else tables.widenings(len(each.labels), patients.get(split)),
+        widenings=None if grouped else tables.widenings(len(each.labels), asked.patients.get(split)),
         maps=explainer if isinstance(explainer, str) else _maps(writer, each, explainer),
+        measured_maps=_measured_maps(writer, each, explainer, asked.measured_maps) if is_first else None,
     )
 
 
@@ -295,6 +328,32 @@ def _maps(writer: Writer, predictions: Predictions, explainer: Explainer) -> Map
     )
     figures.png(figures.map_sheet(sheet, title), writer.folder / f"{predictions.split}-maps.png")
     return Maps(panels, _cells(panels), rows)
+
+
+def _measured_maps(
+    writer: Writer, predictions: Predictions, explainer: Explainer | str, tiles: int
+) -> MeasuredMaps | None:
+    """What the maps of some tiles of each class lie on; of a few of them the evidence is deleted and inserted too."""
+    if isinstance(explainer, str) or not tiles:
+        return None
+    assert isinstance(writer.model, Run), "there is a model to explain"
+    run, split = writer.model, predictions.split
+    try:
+        tests = map_tests(
+            run, predictions, explainer.model, explainer.augment, most=tiles, perturbed=max(1, tiles // FEWER_PERTURBED)
+        )
+    except UsageError:
+        return None  # as are the maps themselves, which say why
+    for name in ("tiles", "associations", "areas"):
+        writer.table(getattr(tests, name), f"{split}-maps-{name}")
+    title = writer.title("What maps lie on, against maps that know nothing", split, predictions.kind)
+    drawn = map_figures.associations(tests.associations, run.classes, writer.codes, title)
+    pictures = [writer.picture(drawn, f"{split}-maps-associations", f"What maps lie on, on {split}", wide=True)]
+    if not tests.curves.empty:
+        title = writer.title("Probability as evidence is deleted or inserted", split, predictions.kind)
+        drawn = map_figures.curves(tests.curves, title)
+        pictures.append(writer.picture(drawn, f"{split}-maps-curves", f"Deletion and insertion on {split}", wide=True))
+    return MeasuredMaps(tests, pictures)
 
 
 def _cells(panels: Panels) -> str:

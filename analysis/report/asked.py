@@ -1,0 +1,18 @@
+"""What a page is to have, beside what it always has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whoever asks for nothing gets what is to be had without reading all tiles, and with few forward passes."""
+
+    patients: Mapping[str, int] = field(default_factory=dict)
+    """How many there are in sets of tiles of which nobody has written down whose they are, by set."""
+    measured_maps: int = 0
+    """Tiles of each class whose maps are measured, on the first set."""
+    audit: bool = False
+    """Whether all tiles are read for an audit."""
