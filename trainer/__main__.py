@@ -45,11 +45,14 @@ def prepare(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     parser.add_argument("--mpp", type=float, help="microns per pixel of the stored tiles")
     parser.add_argument("--md5", help="md5 that the zip must have")
     parser.add_argument("--strict", action="store_true", help="a file that is not taken is an error")
+    parser.add_argument("--unlabelled", action="store_true", help="any images, of unknown class: to be predicted")
     given = parser.parse_args(arguments)
     from trainer.tiles.pack import PackOptions
     from trainer.tiles.prepare import prepare as pack_and_say
+    from trainer.tiles.scan import Labels
 
-    pack_and_say(given.source, given.store, PackOptions(given.size, given.mpp, given.md5, given.strict))
+    labels: Labels = "none" if given.unlabelled else "required"
+    pack_and_say(given.source, given.store, PackOptions(given.size, given.mpp, given.md5, given.strict, labels))
     return 0
 
 

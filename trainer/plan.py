@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainer.calibration import Calibration
 from trainer.checkpoint import store_base
 from trainer.config import IDENTITY_DEFAULTS, Config, deviations, dump, identity
 from trainer.data import RunData, open_data, stage_folder, write_split
@@ -19,7 +20,7 @@ from trainer.errors import Problems, RunError, UsageError
 from trainer.identity import check_same, derived_name, digest
 from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
-from trainer.predict import predicted_by
+from trainer.predictions import predicted_by
 from trainer.rundir import Json, RunDir, SearchDir, Workplace, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve
 from trainer.strict_yaml import read_yaml
@@ -182,11 +183,12 @@ def as_begun(plan: Plan) -> Plan:
 
 
 def is_finished(plan: Plan, data: RunData) -> bool:
-    """Whether every part has the predictions of the best checkpoint, which are the last thing that training writes."""
+    """Whether every part has the predictions of the best checkpoint, and that is calibrated: training's last act."""
     if not plan.run.best_file.exists():
         return False
-    best = read_json(plan.run.best_file)["checkpoint"]
-    return all(predicted_by(plan.run.predictions_file(part)) == best for part in data.evaluated())
+    best = read_json(plan.run.best_file)
+    parts = [predicted_by(plan.run.predictions_file(part)) for part in data.evaluated()]
+    return Calibration.read(best).is_whole and all(part == best["checkpoint"] for part in parts)
 
 
 def trainable(plan: Plan) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from trainer.errors import UsageError
 from trainer.ledger import Ledger, Record
 from trainer.loop import Hooks, Outcome, Position, Training, fit
 from trainer.plan import Plan, make_plan, write_run
-from trainer.predict import read_predictions
+from trainer.predictions import read_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import Json, RunDir
 from trainer.scale import this_machine
