@@ -78,6 +78,11 @@ def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
     return outcome
 
 
+def work_begun(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[Outcome]:
+    """`work_together` on what the runs have come to since their plans were made."""
+    return work_together([as_begun(plan) for plan in plans], ranks, report)
+
+
 def work_together(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[Outcome]:
     """`work` for runs that differ in their heads alone, on one trunk: each ends as if it had been alone.
 
@@ -124,7 +129,7 @@ def _outcome(training: Training, stopped: bool) -> Outcome:
 def work_alone(plans: Sequence[Plan], report: Report) -> list[Outcome]:
     """`work_together` as the only worker, in this process; where memory runs out, again with fewer tiles at once."""
     ranks = Ranks(device=torch.device("cuda" if plans[0].scale.gpu else "cpu"))
-    while (outcomes := work_together([as_begun(plan) for plan in plans], ranks, report))[0].status == "short of memory":
+    while (outcomes := work_begun(plans, ranks, report))[0].status == "short of memory":
         torch.cuda.empty_cache()
     return outcomes
 

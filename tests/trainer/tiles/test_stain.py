@@ -65,7 +65,7 @@ def test_tiles_outside_the_training_tiles_range_are_counted() -> None:
     training = summarise(generator.normal(size=(1000, 4)))
     alike = differences(training, generator.normal(size=(1000, 4)))
     assert all(difference.outside < 0.03 for difference in alike)
-    moved = generator.normal(size=(1000, 4)) + [0, 0, 3, 0]
+    moved = generator.normal(size=(1000, 4)) + np.array([0, 0, 3, 0])
     by_name = {difference.number: difference for difference in differences(training, moved)}
     assert by_name["blue"].outside > 0.5
     assert by_name["eosin"].outside < FAR
