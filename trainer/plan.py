@@ -86,7 +86,7 @@ def make_plan(
     """
     problems = Problems()
     with problems.kept():
-        _refuse_lost(config.run.storage)
+        refuse_lost(config.run.storage, "run.storage")
     with problems.kept():
         base = base or load_base(config.model.weights, config.run.seed)
     with problems.kept():
@@ -230,12 +230,12 @@ def ema_warnings(config: Config, tiles: int, judged_after: int | None = None) ->
     ]
 
 
-def _refuse_lost(storage: Path) -> None:
-    """Refuses to keep runs in the copy of a working directory that Ray makes for a job, and removes after it."""
-    if any(folder.name == RAY_COPIES for folder in storage.parents):
+def refuse_lost(place: Path, option: str) -> None:
+    """Refuses to keep anything in the copy of a working directory that Ray makes for a job, and removes after it."""
+    if any(folder.name == RAY_COPIES for folder in place.parents):
         raise UsageError(
-            f"run.storage: {storage} is in the copy of the working directory that Ray made for this job, and is lost "
-            "with it; give an absolute path that all nodes see: --run.storage /PATH/runs"
+            f"{option}: {place} is in the copy of the working directory that Ray made for this job, and is lost with "
+            f"it; give an absolute path that all nodes see: --{option.lstrip('-')} /PATH/{place.name}"
         )
 
 
@@ -249,10 +249,11 @@ def _norm(config: Config, scale: Scale) -> str:
 def _precision(config: Config, scale: Scale, machine: Machine) -> str:
     if config.loop.precision != "auto":
         return config.loop.precision
-    return "bf16" if (machine.gpus_have_bf16() if scale.gpu else _cpu_has_bf16()) else "fp32"
+    return "bf16" if (machine.gpus_have_bf16() if scale.gpu else cpu_has_bf16()) else "fp32"
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether this machine's processor computes in bf16."""
     flags = Path("/proc/cpuinfo").read_text()
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
@@ -316,7 +317,7 @@ def _description(plan: Plan, data: RunData) -> Json:
         "micro_batch": plan.micro_batch,
         "norm": plan.norm,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "code": _code_version(),
+        "code": code_version(),
         "job": job_id(),
         "created": now(),
     }
@@ -331,7 +332,7 @@ def _class_names(file: Path | None) -> Json:
     return {str(code): entry for code, entry in names.items()}
 
 
-def _code_version() -> str:
+def code_version() -> str:
     """The commit that runs, with + where files have been changed since; unknown outside a checkout."""
     command = [
         "git",
