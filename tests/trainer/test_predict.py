@@ -340,7 +340,7 @@ def test_bad_input_gets_one_clear_message(
     (tmp_path / "mine.parquet").write_text("mine")
     (tmp_path / "empty").mkdir()
     cases: list[tuple[Path, Path, Path, list[str], str]] = [
-        (tmp_path / "no-run", many, out, [], "no run directory"),
+        (tmp_path / "no-run", many, out, [], "is not a run directory"),
         (trained_run.path, tmp_path / "nothing", out, [], "does not exist"),
         (trained_run.path, tmp_path / "empty", out, [], "holds no images"),
         (trained_run.path, many, trained_run.path / "out.parquet", [], "lies in the run's directory"),
