@@ -54,8 +54,8 @@ def export(path: Path, format_name: str, file: Path) -> None:
     )
     if not trained.calibration.is_whole:
         say(
-            "note: the run has no temperature, so that probabilities are not calibrated. Training's end keeps one; to a "
-            "run that ended before that was so, the command that trained it adds it"
+            "note: the run has no temperature, so that probabilities are not calibrated; training's end keeps one, and "
+            "where it did not, the command that trained the run adds it"
         )
 
 

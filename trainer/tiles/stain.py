@@ -35,8 +35,8 @@ SIDE = 64
 """About how many pixels of a tile are looked at in each direction, evenly spread."""
 RANGE = (0.005, 0.995)
 FAR = 0.2
-"""The share of tiles outside the range of 99 % of the training tiles from which a stain is called far. Measured: tiles
-of one slide or one class against others are outside in up to 0.18 of the cases (docs/findings.md)."""
+"""The share of tiles outside the range of 99 % of the training tiles above which a stain is called far: more than among
+the tiles of a single slide or class of the same laboratory, as measured (docs/findings.md)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Stain:
 
 @dataclass(frozen=True)
 class Difference:
-    """A number in which tiles differ from training's: the share of them outside the range of 99 % of the latter."""
+    """How tiles differ from training's in a number: `outside` is the share of them beyond the range of 99 % of those."""
 
     number: str
     outside: float
@@ -128,6 +128,6 @@ def differences(training: Stain, measured: NDArray[np.float64]) -> list[Differen
         values = column[~np.isnan(column)]
         if name in training.numbers and len(values):
             spread = training.numbers[name]
-            outside = float(((values < spread.low) | (values > spread.high)).mean())
+            outside = float(((values < spread.low) | (values > spread.high)).sum() / len(column))
             found.append(Difference(name, outside, float(values.mean()), spread))
     return found
