@@ -192,8 +192,9 @@ def _settle(parts: PartsDir, comes_from: Json, trained: TrainedRun, scale: Scale
                 "folder, or name another --out"
             )
         return str(begun["precision"])
-    has_bf16 = machine.gpus_have_bf16() if scale.gpu else cpu_has_bf16()
-    precision = trained.precision if has_bf16 else "fp32"
+    precision = trained.precision
+    if precision == "bf16" and not (machine.gpus_have_bf16() if scale.gpu else cpu_has_bf16()):
+        precision = "fp32"
     write_json(parts.task_file, {"comes_from": comes_from, "precision": precision, "begun": now()})
     return precision
 

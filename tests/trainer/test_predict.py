@@ -141,8 +141,10 @@ def test_tiles_without_labels_have_none(
     tiles = TileStore.open(stores[1]).tiles
     flat = write_images(tmp_path / "flat", tiles, [f"{place}.png" for place in range(len(tiles))])
     slides = write_images(tmp_path / "slides", tiles, [f"slide-{n % 3:02d}/{n}.png" for n in range(len(tiles))])
-    assert main(["prepare", str(flat), str(tmp_path / "store"), "--unlabelled"]) == 0
-    assert "(class unknown)" in capsys.readouterr().out
+    assert main(["prepare", str(slides), str(tmp_path / "store"), "--unlabelled", "--strict"]) == 0
+    said = capsys.readouterr().out
+    assert "(class unknown)        27" in said
+    assert "slide-0" not in said
     listed = slides / "listed.csv"
     listed.write_text("path,group\n" + "".join(f"slide-{n % 3:02d}/{n}.png,slide-{n % 3}\n" for n in range(len(tiles))))
     for source in (flat, slides, listed, tmp_path / "store"):
@@ -157,8 +159,6 @@ def test_tiles_without_labels_have_none(
         )
     assert set(read(tmp_path / "listed.csv.parquet")[0]["group"]) == {"slide-0", "slide-1", "slide-2"}
     assert trained_run.evaluations_file.read_bytes() == looks
-    with pytest.raises(SystemExit):
-        main(["train"])
     assert main(["train", str(write_training_on(tmp_path / "store", trained_run, tmp_path)), "--debug"]) == 2
     assert "of unknown class, from which nothing can be learned" in capsys.readouterr().err
 
@@ -302,6 +302,25 @@ def test_a_stain_far_from_trainings_is_said(
         stain = json.loads((facts_of(tmp_path / f"{name}.parquet") or {})["stain"])
         assert (stain["blue"]["outside"] > 0.2) == (name == "yellow")
         assert ("equal pixels" in said) == (name == "own")
+
+
+def test_a_run_from_before_it_was_calibrated_predicts_and_says_so(
+    trained_run: RunDir, stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir(trained_run.path.with_name("early"))
+    shutil.copytree(trained_run.path, run.path)
+    best, identity = read_json(run.best_file), run.read_identity()
+    write_json(run.best_file, {key: value for key, value in best.items() if key not in ("temperature", "stain")})
+    del identity["data"]["tiles"]["tile_size"]
+    write_json(run.identity_file, identity)
+    assert predict(run, stores[1], tmp_path / "out.parquet") == 0
+    said = capsys.readouterr().out
+    assert "probabilities are not calibrated, and stains not compared" in said
+    assert "far from training's" not in said
+    frame, logits = read(tmp_path / "out.parquet")
+    assert (facts_of(tmp_path / "out.parquet") or {})["temperature"] == "null"
+    assert np.allclose(frame["probability"], torch.from_numpy(logits).softmax(1).amax(1).numpy(), atol=1e-6)
+    assert open_trained(run.path).tile_size == (32, 32), "its store still says so"
 
 
 def test_other_class_names_are_mapped_or_scored_apart(

@@ -120,7 +120,7 @@ def _scan_tree(source: Path, kind: Literal["folder", "zip"], listed: Sequence[Li
         place,
         tuple(TileFile(path, _label(path, labels), None, None) for path in (file[len(root) :] for file in files)),
         tuple(sorted(rejected)),
-        _offered(place, listed),
+        _offered(place, listed) if labels == "required" else {},
         (),
         tuple(sorted((_printable(item.path), item.size, item.stamp) for item in listed)),
     )

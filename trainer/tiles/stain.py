@@ -68,7 +68,10 @@ class Stain:
 
 @dataclass(frozen=True)
 class Difference:
-    """How tiles differ from training's in a number: `outside` is the share of them beyond the range of 99 % of those."""
+    """How tiles differ from training's in a number: `outside` is the share of them outside the range of 99 % of those.
+
+    `mean` is over those that have it.
+    """
 
     number: str
     outside: float
