@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from trainer.errors import UsageError
+from trainer.errors import Problems, UsageError
 from trainer.tiles.fill import likely_size
 from trainer.tiles.pack import PackOptions, pack
 from trainer.tiles.scan import scan
@@ -33,6 +33,8 @@ class Source:
     is_store: bool
     tile_size: Size
     mpp: float | None
+    labels: frozenset[str]
+    """The names that stand for classes in it, if they do."""
 
     @property
     def is_tree(self) -> bool:
@@ -50,10 +52,12 @@ def look_at(path: Path, mpp: float | None) -> Source:
         store = TileStore.open(path)
         if mpp and store.mpp and not _same_scale(mpp, store.mpp):
             raise UsageError(f"--mpp {mpp:g}: {path} says that it has {store.mpp:g}; leave it out, or pack it again")
-        return Source(path, store.fingerprint, True, store.tile_size, store.mpp or mpp)
+        labels = frozenset(store.index["label"].dropna())
+        return Source(path, store.fingerprint, True, store.tile_size, store.mpp or mpp, labels)
     PackOptions(mpp=mpp).check(path)
     found = scan(path, "optional")
-    return Source(path, found.digest, False, likely_size(found), mpp)
+    labels = frozenset(file.label for file in found.files if file.label)
+    return Source(path, found.digest, False, likely_size(found), mpp, labels)
 
 
 def open_store(source: Source, place: Path, check: Callable[[], object]) -> TileStore:
@@ -136,16 +140,9 @@ def labelled(
     """The index with the classes as the run calls them, and what there is to say of its labels.
 
     Other classes keep their name. Folders of which none is called like a class are no class folders, and give no label.
-
-    Raises:
-        UsageError: where a name in `class_map` is no class of the tiles, or none of the run's.
     """
     names = {**trained.config.data.class_map, **class_map}
     given = set(store.index["label"].dropna())
-    if unknown := sorted(set(class_map) - given):
-        raise UsageError(f"--class-map {_suggest(unknown[0], given)}: the tiles have {joined(sorted(given))}")
-    if unknown := sorted(set(class_map.values()) - set(trained.classes)):
-        raise UsageError(f"--class-map: run {trained.run.name} has no class {_suggest(unknown[0], trained.classes)}")
     labels = store.index["label"].map(lambda label: names.get(label, label), na_action="ignore")
     strange = sorted(name for name in given if names.get(name, name) not in trained.classes)
     if source.is_tree and strange and len(strange) == len(given):
@@ -159,6 +156,18 @@ def labelled(
     return store.index.assign(label=labels), said
 
 
-def _suggest(name: str, known: object) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)  # type: ignore[call-overload]
+def check_class_map(class_map: Mapping[str, str], source: Source, trained: TrainedRun) -> None:
+    """Raises a UsageError where a name is no class of the tiles, or what it stands for none of the run's."""
+    problems = Problems()
+    for theirs, ours in class_map.items():
+        with problems.kept(f"--class-map {theirs}={ours}"):
+            if theirs not in source.labels:
+                raise UsageError(f"no tiles are labelled {_suggest(theirs, source.labels)}")
+            if ours not in trained.classes:
+                raise UsageError(f"run {trained.run.name} has no class {_suggest(ours, trained.classes)}")
+    problems.check()
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
     return f"{name} (did you mean {near[0]}?)" if near else name

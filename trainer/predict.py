@@ -23,7 +23,17 @@ from trainer.identity import digest
 from trainer.launch import DONE, STOPPED, in_process, machine_of, near, on_ray
 from trainer.lock import RunLock
 from trainer.loop import Outcome, StopRequestedError
-from trainer.new_tiles import Source, describe, labelled, look_at, open_store, stain_differences, stain_warnings, window
+from trainer.new_tiles import (
+    Source,
+    check_class_map,
+    describe,
+    labelled,
+    look_at,
+    open_store,
+    stain_differences,
+    stain_warnings,
+    window,
+)
 from trainer.plan import code_version, cpu_has_bf16, refuse_lost
 from trainer.predict_worker import PredictionTask, assemble, predict_together
 from trainer.predictions import facts_of, softmax, write_predictions
@@ -87,6 +97,7 @@ def _predict(request: Request, machine: Machine, stop: StopSignals, *, debug: bo
     trained = open_trained(request.run)
     _check_place(out, trained)
     source = look_at(request.tiles, request.mpp)
+    check_class_map(request.class_map, source, trained)
     parts, comes_from = PartsDir.of(out), _comes_from(trained, source, request)
     if _is_there(out, comes_from):
         shutil.rmtree(parts.path, ignore_errors=True)
