@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import record
-from trainer.predict import write_predictions
+from trainer.predictions import write_predictions
 from trainer.rundir import SearchDir, write_json, write_json_lines
 
 CLASSES = [f"C{number}" for number in range(9)]

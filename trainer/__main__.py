@@ -17,7 +17,7 @@ def main(arguments: Arguments) -> int:
     """Runs one command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped and ready to go on."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Fine-tunes ResNet50 on histology tiles.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (prepare, verify, fetch_weights, train, tune, demo):
+    for command in (prepare, verify, fetch_weights, train, tune, predict, export, demo):
         name = command.__name__.replace("_", "-")
         commands.add_parser(name, help=command.__doc__, add_help=False).set_defaults(command=command, name=name)
     chosen = parser.parse_args(arguments[:1])
@@ -45,11 +45,14 @@ def prepare(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     parser.add_argument("--mpp", type=float, help="microns per pixel of the stored tiles")
     parser.add_argument("--md5", help="md5 that the zip must have")
     parser.add_argument("--strict", action="store_true", help="a file that is not taken is an error")
+    parser.add_argument("--unlabelled", action="store_true", help="any images, of unknown class: to be predicted")
     given = parser.parse_args(arguments)
     from trainer.tiles.pack import PackOptions
     from trainer.tiles.prepare import prepare as pack_and_say
+    from trainer.tiles.scan import Labels
 
-    pack_and_say(given.source, given.store, PackOptions(given.size, given.mpp, given.md5, given.strict))
+    labels: Labels = "none" if given.unlabelled else "required"
+    pack_and_say(given.source, given.store, PackOptions(given.size, given.mpp, given.md5, given.strict, labels))
     return 0
 
 
@@ -123,6 +126,61 @@ def tune(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
         return run(config, stop, live_table, fresh=given.fresh, retry_failed=given.retry_failed)
 
 
+def predict(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Predicts tiles that a run has not seen, with its best checkpoint; or goes on with it."""
+    from trainer.config import PredictionFlags, add_flags, read_scale
+
+    parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory, e.g. runs/NAME")
+    parser.add_argument(
+        "tiles", type=Path, metavar="TILES", help="a folder or zip of images, a manifest, or a tile store"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="the predictions")
+    parser.add_argument("--mpp", type=float, help="microns per pixel of the tiles, where they are in no store")
+    parser.add_argument(
+        "--resample",
+        action="store_true",
+        help="take tiles of another size or scale: as much tissue as the run's tiles show is resized as those were",
+    )
+    parser.add_argument(
+        "--class-map",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="what the run calls a class of the tiles, e.g. STRO=STR; may be given several times",
+    )
+    parser.add_argument("--debug", action="store_true", help="one worker in this process, without Ray")
+    flags = add_flags(parser, PredictionFlags)
+    given, unknown = parser.parse_known_args(arguments)
+    scale, class_map = read_scale(flags, given, unknown), read_class_map(given.class_map)
+    with StopSignals() as stop:  # before the slow import
+        from trainer.predict import Request
+        from trainer.predict import predict as run
+
+        asked = (given.run_directory, given.tiles, given.out, given.mpp, given.resample, class_map, scale)
+        return run(Request(*asked), stop, debug=given.debug)
+
+
+def read_class_map(pairs: Sequence[str]) -> dict[str, str]:
+    """`["STRO=STR"]` as a mapping."""
+    if wrong := [pair for pair in pairs if not all(pair.partition("="))]:
+        raise UsageError(f"--class-map {wrong[0]}: write THEIRS=OURS, such as STRO=STR")
+    return {theirs: ours for theirs, _, ours in (pair.partition("=") for pair in pairs)}
+
+
+def export(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
+    """Writes a run's best network for other programs, and checks that it computes the same there."""
+    from trainer.export_formats import FORMATS
+
+    parser.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory, e.g. runs/NAME")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="what the other program reads")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    given = parser.parse_args(arguments)
+    from trainer.export import export as write_and_say
+
+    write_and_say(given.run_directory, given.format, given.out)
+    return 0
+
+
 def demo(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     """Draws tiles, trains on them and writes the report, in demo/."""
     parser.parse_args(arguments)
@@ -131,8 +189,10 @@ def demo(parser: argparse.ArgumentParser, arguments: Arguments) -> int:
     code, run = run_demo()
     if code == 0:
         from analysis.__main__ import report
+        from analysis.report.asked import Asked
 
-        report([run.path], FOLDER / "report")
+        # Maps of 48 px have four cells, of which there is little to measure.
+        report([run.path], FOLDER / "report", asked=Asked(audit=True))
     return code
 
 

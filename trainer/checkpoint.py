@@ -255,6 +255,15 @@ def load_best_model(run: RunDir) -> nn.Sequential:
     Raises:
         RunError: where the run has no best checkpoint, or it is damaged.
     """
+    return load_model(run, best_checkpoint(run))
+
+
+def best_checkpoint(run: RunDir) -> Checkpoint:
+    """A run's best checkpoint, verified.
+
+    Raises:
+        RunError: where the run has none, or it is damaged.
+    """
     name = read_json(run.best_file)["checkpoint"]
     match = NAME.fullmatch(name)
     if match is None:
@@ -262,7 +271,7 @@ def load_best_model(run: RunDir) -> nn.Sequential:
     checkpoint = Checkpoint(int(match[1]), int(match[2]), run.checkpoints_dir / name)
     if flaw := find_flaw(checkpoint):
         raise RunError(f"{checkpoint.path}: cannot be used: {flaw}")
-    return load_model(run, checkpoint)
+    return checkpoint
 
 
 def load_model(run: RunDir, checkpoint: Checkpoint) -> nn.Sequential:

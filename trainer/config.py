@@ -387,10 +387,10 @@ def with_options(config: Config, options: Mapping[str, Any], place: str) -> Conf
         raise UsageError(*EXPLAIN.problems(error, place, {})) from None
 
 
-def add_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Any]:
+def add_flags(parser: argparse.ArgumentParser, options: type[Section] = Config) -> CliSettingsSource[Any]:
     """Gives `parser` one flag for each option, with its type, default and meaning."""
     return CliSettingsSource(
-        Config,  # type: ignore[arg-type]  # any model will do
+        options,  # type: ignore[arg-type]  # any model will do
         root_parser=parser,
         cli_avoid_json=True,
         cli_hide_none_type=True,
@@ -427,6 +427,29 @@ def merge(file: Path, source: CliSettingsSource[Any], values: argparse.Namespace
     if problems:
         raise UsageError(*problems)
     return config
+
+
+class PredictionFlags(Section):
+    """The options of a prediction that are training's too."""
+
+    scale: ScaleSection = ScaleSection()
+
+
+def read_scale(source: CliSettingsSource[Any], values: argparse.Namespace, unknown: Sequence[str]) -> ScaleSection:
+    """The workers that flags ask for, of those that `add_flags(parser, PredictionFlags)` has added.
+
+    Raises:
+        UsageError: naming each wrong flag, what was given and what is valid.
+    """
+    mine = argparse.Namespace(**{key: value for key, value in vars(values).items() if key.startswith("scale")})
+    flags, problems = _read_flags(source, mine, unknown)
+    try:
+        scale = PredictionFlags.model_validate(flags).scale
+    except ValidationError as error:
+        problems = EXPLAIN.problems(error, "command line", flatten(flags)) + problems
+    if problems:
+        raise UsageError(*problems)
+    return scale
 
 
 def _read_flags(

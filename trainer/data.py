@@ -21,6 +21,7 @@ from trainer.tiles.loader import TileSet
 from trainer.tiles.split import SPLITS, split_tiles
 from trainer.tiles.stage import stage
 from trainer.tiles.store import TileStore
+from trainer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def stage_folder(folder: str) -> Path:
 
 
 def _description(store: TileStore) -> Json:
-    return {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store), "mpp": store.mpp}
+    facts = {"path": str(store.path), "fingerprint": store.fingerprint, "tiles": len(store)}
+    return {**facts, "tile_size": list(store.tile_size), "mpp": store.mpp}
 
 
 def open_data(config: Config, split_file: Path | None = None) -> RunData:
@@ -119,6 +121,7 @@ def open_data(config: Config, split_file: Path | None = None) -> RunData:
     external = {}
     with problems.kept("data.tiles"):
         store = TileStore.open(data.tiles)
+        _check_labelled(store)
     for name, path in data.external.items():
         with problems.kept(f"data.external.{name}"):
             external[name] = TileStore.open(path)
@@ -169,6 +172,14 @@ def _check_class_map(class_map: Mapping[str, str], classes: set[str]) -> None:
         named = [f"{name} (did you mean {like[0]}?)" if like else name for name, like in near.items()]
         raise UsageError(
             f"data.class_map: no store has a class {', '.join(named)}; the classes are {', '.join(sorted(classes))}"
+        )
+
+
+def _check_labelled(store: TileStore) -> None:
+    if unknown := int(store.index["label"].isna().sum()):
+        raise UsageError(
+            f"{store.path} has {counted(unknown, 'tile')} of unknown class, from which nothing can be learned; pack "
+            "tiles in class folders, or a manifest with labels"
         )
 
 

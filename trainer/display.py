@@ -36,6 +36,12 @@ class Display(LiveDisplay):
             self._say_now_and_then(step_line(message))
 
 
+class PredictionDisplay(Display):
+    """The same for predictions of new tiles."""
+
+    STOPPING = "stopping; what is predicted so far is kept, but for the last seconds"
+
+
 def epoch_line(record: Json) -> str:
     """An epoch that has ended, in one line."""
     return (
@@ -47,6 +53,10 @@ def epoch_line(record: Json) -> str:
 
 def step_line(message: Json) -> str:
     """How far a run is, in one line."""
+    if message["phase"] == "predict":
+        left = timedelta(seconds=round((message["total"] - message["done"]) / message["tiles_per_s"]))
+        rate = f"{message['tiles_per_s']:,.0f} tiles/s"
+        return f"predicted {message['done']:,} of {message['total']:,} tiles  {rate}  {left} left"
     if message["phase"] != "train":
         return f"evaluating {message['phase']}: {message['done']:,} of {message['total']:,} tiles"
     left = timedelta(seconds=round((message["total"] - message["done"]) / message["tiles_per_s"]))

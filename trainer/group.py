@@ -1,4 +1,4 @@
-"""A run, or several on one trunk, on a group of Ray Train workers, watched from this process."""
+"""Work on a group of Ray Train workers, watched from this process: a run, or several on one trunk, or predictions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,55 @@ from trainer.board import with_board
 from trainer.checkpoint import newest_step
 from trainer.loop import Outcome
 from trainer.plan import Plan
+from trainer.ranks import Ranks
 from trainer.remote import on_worker
 from trainer.rundir import Json, Workplace
+from trainer.scale import Scale
+from trainer.worker import Report, work_begun
 
 MAX_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class GroupTask:
+    """What a group of workers does."""
+
+    act: Callable[[Ranks, Report], list[Outcome]]
+    """On every worker; it travels as bytes that only workers open. Rank 0's outcomes count."""
+    outcomes: int
+    scale: Scale
+    timeout_s: int
+    place: Workplace
+    """Ray keeps its own state there; a path that all nodes see."""
+    progress: Callable[[], object]
+    """How far it is, as this process sees it."""
+
+    def all_end(self, outcome: Outcome) -> list[Outcome]:
+        """How everything ended where it ended alike."""
+        return [outcome] * self.outcomes
 
 
 def train_on_group(
     plans: Sequence[Plan], show: Callable[[Json], object], asked: Callable[[], bool], *, waits: bool = False
 ) -> list[Outcome]:
-    """Trains a run, or several together, on workers of the Ray that this process is connected to.
+    """Trains a run, or several together (as `work_together` has them), on a group; otherwise as `work_on_group`."""
+    first = plans[0]
+    act, progress = partial(work_begun, list(plans)), partial(_steps, plans)
+    task = GroupTask(act, len(plans), first.scale, first.config.scale.timeout_s, first.run, progress)
+    return work_on_group(task, show, asked, waits=waits)
+
+
+def _steps(plans: Sequence[Plan]) -> list[int]:
+    return [newest_step(plan.run) for plan in plans]
+
+
+def work_on_group(
+    task: GroupTask, show: Callable[[Json], object], asked: Callable[[], bool], *, waits: bool = False
+) -> list[Outcome]:
+    """Does something on workers of the Ray that this process is connected to.
 
     Args:
-        plans: the runs, as `work_together` has them.
+        task: what, and with how many.
         show: is given every message of the workers.
         asked: whether they shall stop; is called again and again.
         waits: whether to wait for room until there is some, as trials do that others may keep it from for hours.
@@ -36,13 +73,13 @@ def train_on_group(
     import ray
 
     try:
-        with ray_state(plans[0].run) as state:
-            return with_board(partial(_outcomes, plans, asked if waits else None, state), show, asked)
+        with ray_state(task.place) as state:
+            return with_board(partial(_outcomes, task, asked if waits else None, state), show, asked)
     except ray.exceptions.RayError as error:
-        return [_ray_ended(error) for _ in plans]
+        return task.all_end(_ray_ended(error))
 
 
-def _outcomes(plans: Sequence[Plan], given_up: Callable[[], bool] | None, state: Path, board: Any) -> list[Outcome]:
+def _outcomes(task: GroupTask, given_up: Callable[[], bool] | None, state: Path, board: Any) -> list[Outcome]:
     """How Ray Train ended, whatever it did. Failures count since the last progress: a long run may see many.
 
     Without room it is tried again until that is given up; where nobody can say so, a few times.
@@ -51,46 +88,43 @@ def _outcomes(plans: Sequence[Plan], given_up: Callable[[], bool] | None, state:
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     while True:
-        before = _steps(plans)
+        before = task.progress()
         try:
-            return _fit(plans, MAX_FAILURES if given_up is None else 0, state, board)
+            return _fit(task, MAX_FAILURES if given_up is None else 0, state, board)
         except ControllerError as error:
             if given_up is None or not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                return [_ray_ended(error) for _ in plans]
+                return task.all_end(_ray_ended(error))
             if given_up():
-                return [Outcome("stopped", "while it waited for room") for _ in plans]
+                return task.all_end(Outcome("stopped", "while it waited for room"))
         except WorkerGroupError as error:
-            if _steps(plans) == before:
+            if task.progress() == before:
                 message = f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}"
-                return [Outcome("failed", message) for _ in plans]
+                return task.all_end(Outcome("failed", message))
         except Exception as error:  # whatever Ray Train raises, it ends no program that has more to do
-            return [_ray_ended(error) for _ in plans]
-
-
-def _steps(plans: Sequence[Plan]) -> list[int]:
-    return [newest_step(plan.run) for plan in plans]
+            return task.all_end(_ray_ended(error))
 
 
 def _ray_ended(error: Exception) -> Outcome:
     return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
 
 
-def _fit(plans: Sequence[Plan], vain_waits: int, state: Path, board: Any) -> list[Outcome]:
-    """Runs `work_together` on every worker of a Ray Train group, started again where one dies; rank 0's outcomes.
+def _fit(task: GroupTask, vain_waits: int, state: Path, board: Any) -> list[Outcome]:
+    """Acts on every worker of a Ray Train group, started again where one dies; rank 0's outcomes.
 
     Where there is no room, it waits in vain `vain_waits` times before that is an error.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    scale, timeout_s = plans[0].scale, plans[0].config.scale.timeout_s
+    scale, timeout_s = task.scale, task.timeout_s
     if scale.least < scale.workers or vain_waits == 0:
         # A group waits this long for the node that it has lost before it goes on with fewer, or for room before it asks
         # whether to stop; Ray would wait a minute.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    given = {"act": pickle.dumps(task.act), "timeout_s": timeout_s, "umask": umask(), "board": board}
     trainer = TorchTrainer(
         on_worker,
-        train_loop_config={"plans": pickle.dumps(list(plans)), "umask": umask(), "board": board},
+        train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if scale.gpu else "gloo", timeout_s=timeout_s),
         scaling_config=ScalingConfig(
             num_workers=scale.workers if scale.least == scale.workers else (scale.least, scale.workers),
@@ -107,7 +141,7 @@ def _fit(plans: Sequence[Plan], vain_waits: int, state: Path, board: Any) -> lis
         ),
     )
     outcomes = trainer.fit().return_value
-    assert isinstance(outcomes, list), "every worker answers with an outcome for each run"
+    assert isinstance(outcomes, list), "every worker answers with outcomes"
     return outcomes
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,9 +25,9 @@ from trainer.mirror import Mirror, UnreachableError
 from trainer.plan import Plan, ema_warnings, is_finished, make_plan, trainable, write_run
 from trainer.progress import say
 from trainer.rundir import Json, RunDir, read_json
-from trainer.scale import Machine, gpu_has_bf16, this_machine
+from trainer.scale import Machine, Scale, gpu_has_bf16, this_machine
 from trainer.stop import StopSignals
-from trainer.worker import work_alone
+from trainer.worker import Report, work_alone
 
 DONE, FAILED, STOPPED = 0, 1, 75
 GPU_FREE_S = 300.0
@@ -120,30 +122,40 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
         say(_headline(plan, data), console)
         before = _progress(plan.run)
         with Display(console, live=not debug) as display:
-            outcome = _in_process(plan, stop, display) if debug else _on_ray(plan, stop, display, lock)
+            if debug:
+                (outcome,) = in_process(partial(work_alone, [plan]), stop, display)
+            else:
+                (outcome,) = on_ray(partial(train_on_group, [plan]), plan.scale, stop, display, lock)
     if outcome.status == "stopped":
         check_progress(plan.run.fruitless_file, advanced=_progress(plan.run) != before)
     return _conclude(plan, outcome, console)
 
 
-def _in_process(plan: Plan, stop: StopSignals, display: Display) -> Outcome:
+def in_process(work: Callable[[Report], list[Outcome]], stop: StopSignals, display: Display) -> list[Outcome]:
+    """Does a piece of work here; it is given how to report."""
+
     def report(message: Json) -> bool:
         display.show(message)
         if stop.asked():
             display.stopping()
         return stop.asked()
 
-    (outcome,) = work_alone([plan], report)
-    return outcome
+    return work(report)
 
 
-def _on_ray(plan: Plan, stop: StopSignals, display: Display, lock: RunLock) -> Outcome:
-    scale = plan.scale
+def on_ray(
+    work: Callable[[Callable[[Json], None], Callable[[], bool]], list[Outcome]],
+    scale: Scale,
+    stop: StopSignals,
+    display: Display,
+    lock: RunLock,
+) -> list[Outcome]:
+    """Does a piece of work on Ray; it is given what shows a message, and what tells whether to stop."""
     display.waiting("starting Ray")
     with connect(cpus=scale.workers * scale.threads, gpus=scale.gpus):
         if stop.asked():
-            return Outcome("stopped", "before its first step")
-        display.waiting(f"starting {plan.scale}")
+            return [Outcome("stopped", "before its first step")]
+        display.waiting(f"starting {scale}")
         begun = False
 
         def show(message: Json) -> None:
@@ -160,10 +172,9 @@ def _on_ray(plan: Plan, stop: StopSignals, display: Display, lock: RunLock) -> O
             return stop.asked()
 
         try:
-            (outcome,) = train_on_group([plan], show, asked)
+            return work(show, asked)
         except NotBegunError:  # workers that start, or copy tiles, hear nothing; they end with Ray
-            return Outcome("stopped", "before its first step")
-        return outcome
+            return [Outcome("stopped", "before its first step")]
 
 
 def _conclude(plan: Plan, outcome: Outcome, console: Console) -> int:

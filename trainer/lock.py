@@ -117,8 +117,8 @@ class RunLock:
             holder = {}
         if set(holder) >= HELD_BY and is_alive(holder, self.run.lock_file):
             raise RunError(
-                f"{self.run} is being trained by process {holder['pid']} on {holder['host']} since "
-                f"{holder['since']}; wait for it, stop it, or give this one another --run.name"
+                f"{self.run} is {self.run.BUSY} by process {holder['pid']} on {holder['host']} since "
+                f"{holder['since']}; wait for it, stop it, or {self.run.ANOTHER}"
             )
         try:
             self.run.lock_file.unlink(missing_ok=True)

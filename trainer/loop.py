@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -78,6 +78,34 @@ class Trunk:
             return features
 
 
+class Evaluable(Protocol):
+    """What makes (n, classes) logits of a trunk's features, by the network that is `evaluated`."""
+
+    @property
+    def evaluated(self) -> nn.Sequential:
+        """The network."""
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+
+    def logits(self, features: Tensor, network: nn.Module) -> Tensor:
+        """(n, classes) float32 logits of n tiles' features."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The half of a network that has learned, and learns no more."""
+
+    evaluated: nn.Sequential
+    classes: int
+    precision: str
+
+    def logits(self, features: Tensor, network: nn.Module) -> Tensor:
+        """(n, classes) float32 logits of n tiles' features."""
+        return _logits(features, network, self.precision)
+
+
 @dataclass(frozen=True)
 class Learner:
     """The half of a network that learns from a trunk's features, and what makes it learn."""
@@ -100,9 +128,12 @@ class Learner:
 
     def logits(self, features: Tensor, network: nn.Module) -> Tensor:
         """(n, classes) float32 logits of n tiles' features, by the network that learns or the one that is evaluated."""
-        with _autocast(features, self.precision):
-            logits: Tensor = network(features)
-            return logits.float()
+        return _logits(features, network, self.precision)
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.class_weights)
 
     def add_gradients(self, features: Tensor, labels: Tensor, scale: float, *, last: bool) -> Tensor:
         """Adds the gradients of n tiles' summed loss times `scale`; returns the sum.
@@ -142,6 +173,12 @@ class Learner:
         """What a checkpoint keeps beside tensors."""
         states = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
         return {**states, "position": asdict(position)}
+
+
+def _logits(features: Tensor, network: nn.Module, precision: str) -> Tensor:
+    with _autocast(features, precision):
+        logits: Tensor = network(features)
+        return logits.float()
 
 
 def _autocast(tensor: Tensor, precision: str) -> torch.autocast:
@@ -382,7 +419,7 @@ def agree(ranks: Ranks, losses: Tensor, asked: bool, overdue: bool = False) -> t
 
 def evaluate(
     trunk: Trunk,
-    learners: Sequence[Learner],
+    learners: Sequence[Evaluable],
     tiles: TileSet,
     name: str,
     config: Config,
@@ -402,7 +439,7 @@ def evaluate(
     dealt = evaluation_batches(len(tiles), EVALUATION_BATCH, ranks.rank, ranks.world_size)
     mine = [np.arange(batch.start, batch.stop) for batch in dealt]
     rounds = math.ceil(len(tiles) / EVALUATION_BATCH / ranks.world_size)
-    logits = torch.zeros(len(learners), len(tiles), len(learners[0].class_weights))
+    logits = torch.zeros(len(learners), len(tiles), learners[0].classes)
     for turn, batch in zip_longest(range(rounds), batches(tiles, mine, ranks.device)):
         if batch is not None:
             members, pixels, _ = batch

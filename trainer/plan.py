@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainer.calibration import Calibration
 from trainer.checkpoint import store_base
 from trainer.config import IDENTITY_DEFAULTS, Config, deviations, dump, identity
 from trainer.data import RunData, open_data, stage_folder, write_split
@@ -19,7 +20,7 @@ from trainer.errors import Problems, RunError, UsageError
 from trainer.identity import check_same, derived_name, digest
 from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
-from trainer.predict import predicted_by
+from trainer.predictions import predicted_by
 from trainer.rundir import Json, RunDir, SearchDir, Workplace, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve
 from trainer.strict_yaml import read_yaml
@@ -85,7 +86,7 @@ def make_plan(
     """
     problems = Problems()
     with problems.kept():
-        _refuse_lost(config.run.storage)
+        refuse_lost(config.run.storage, "run.storage")
     with problems.kept():
         base = base or load_base(config.model.weights, config.run.seed)
     with problems.kept():
@@ -182,11 +183,12 @@ def as_begun(plan: Plan) -> Plan:
 
 
 def is_finished(plan: Plan, data: RunData) -> bool:
-    """Whether every part has the predictions of the best checkpoint, which are the last thing that training writes."""
+    """Whether every part has the predictions of the best checkpoint, and that is calibrated: training's last act."""
     if not plan.run.best_file.exists():
         return False
-    best = read_json(plan.run.best_file)["checkpoint"]
-    return all(predicted_by(plan.run.predictions_file(part)) == best for part in data.evaluated())
+    best = read_json(plan.run.best_file)
+    parts = [predicted_by(plan.run.predictions_file(part)) for part in data.evaluated()]
+    return Calibration.read(best).is_whole and all(part == best["checkpoint"] for part in parts)
 
 
 def trainable(plan: Plan) -> tuple[int, int]:
@@ -228,12 +230,12 @@ def ema_warnings(config: Config, tiles: int, judged_after: int | None = None) ->
     ]
 
 
-def _refuse_lost(storage: Path) -> None:
-    """Refuses to keep runs in the copy of a working directory that Ray makes for a job, and removes after it."""
-    if any(folder.name == RAY_COPIES for folder in storage.parents):
+def refuse_lost(place: Path, option: str) -> None:
+    """Refuses to keep anything in the copy of a working directory that Ray makes for a job, and removes after it."""
+    if any(folder.name == RAY_COPIES for folder in place.parents):
         raise UsageError(
-            f"run.storage: {storage} is in the copy of the working directory that Ray made for this job, and is lost "
-            "with it; give an absolute path that all nodes see: --run.storage /PATH/runs"
+            f"{option}: {place} is in the copy of the working directory that Ray made for this job, and is lost with "
+            f"it; give an absolute path that all nodes see: --{option.lstrip('-')} /PATH/{place.name}"
         )
 
 
@@ -247,10 +249,11 @@ def _norm(config: Config, scale: Scale) -> str:
 def _precision(config: Config, scale: Scale, machine: Machine) -> str:
     if config.loop.precision != "auto":
         return config.loop.precision
-    return "bf16" if (machine.gpus_have_bf16() if scale.gpu else _cpu_has_bf16()) else "fp32"
+    return "bf16" if (machine.gpus_have_bf16() if scale.gpu else cpu_has_bf16()) else "fp32"
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether this machine's processor computes in bf16."""
     flags = Path("/proc/cpuinfo").read_text()
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
@@ -314,7 +317,7 @@ def _description(plan: Plan, data: RunData) -> Json:
         "micro_batch": plan.micro_batch,
         "norm": plan.norm,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "code": _code_version(),
+        "code": code_version(),
         "job": job_id(),
         "created": now(),
     }
@@ -329,7 +332,7 @@ def _class_names(file: Path | None) -> Json:
     return {str(code): entry for code, entry in names.items()}
 
 
-def _code_version() -> str:
+def code_version() -> str:
     """The commit that runs, with + where files have been changed since; unknown outside a checkout."""
     command = [
         "git",

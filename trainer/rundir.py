@@ -24,6 +24,8 @@ class Workplace:
     """A directory that one program at a time works in: a run's or a search's."""
 
     KIND: ClassVar[str]
+    BUSY: ClassVar[str] = "being trained"
+    ANOTHER: ClassVar[str] = "give this one another --run.name"
     path: Path
 
     def __str__(self) -> str:
@@ -217,6 +219,49 @@ class SearchDir(Workplace):
     def finals(self) -> list[RunDir]:
         """The final runs so far, of every choice that was ever made."""
         return [RunDir(file.parent) for file in sorted(self.final_dir.glob("*/trial.json"))]
+
+
+@dataclass(frozen=True)
+class PartsDir(Workplace):
+    """Paths of predictions while they are made, beside the file that they become: `<file>.parts`."""
+
+    KIND = "prediction"
+    BUSY = "being made"
+    ANOTHER = "give this one another --out"
+
+    @classmethod
+    def of(cls, file: Path) -> PartsDir:
+        """Of the predictions that are to be in a file."""
+        return cls(file.with_name(f"{file.name}.parts"))
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.name.removesuffix(".parts")
+
+    @property
+    def task_file(self) -> Path:
+        """What is predicted, by what."""
+        return self.path / "prediction.json"
+
+    @property
+    def store_dir(self) -> Path:
+        """The tiles, packed, where they did not come as a store."""
+        return self.path / "store"
+
+    @property
+    def logits_dir(self) -> Path:
+        """Parts of the predictions, a file each."""
+        return self.path / "logits"
+
+    def part_file(self, rows: range) -> Path:
+        """The predictions of some rows of the store."""
+        return self.logits_dir / f"{rows.start:09d}-{rows.stop:09d}.parquet"
+
+    def parts(self) -> dict[range, Path]:
+        """The parts so far, in order, by the rows that their names say."""
+        files = sorted(self.logits_dir.glob("[0-9]*-[0-9]*.parquet"))
+        return {range(*map(int, file.stem.split("-"))): file for file in files}
 
 
 def now() -> str:

@@ -22,7 +22,7 @@ from trainer.launch import DONE, STOPPED, machine_of, near
 from trainer.ledger import Ledger, Record
 from trainer.lock import RunLock
 from trainer.loop import scores
-from trainer.predict import Predicted, read_predictions
+from trainer.predictions import Predicted, read_predictions
 from trainer.progress import say
 from trainer.rundir import now, write_json
 from trainer.search_display import Draw, SearchDisplay, described_all

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.calibration import calibrate, stain_of
 from trainer.checkpoint import (
     Checkpoint,
     best_good,
@@ -45,12 +46,13 @@ from trainer.loop import (
 from trainer.model import build, cut, set_training
 from trainer.optim import make_optimizer, make_schedule
 from trainer.plan import Plan, as_begun, halve_micro_batch
-from trainer.predict import predicted_by, write_predictions
+from trainer.predictions import predicted_by, write_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import Json, append_json_line, now
 from trainer.scale import unseen_gpus
 from trainer.tensorboard import with_events
 from trainer.tiles.loader import TileSet
+from trainer.tiles.stain import Stain
 from trainer.wording import counted
 
 T = TypeVar("T")
@@ -71,9 +73,14 @@ class Start:
 
 
 def work(plan: Plan, ranks: Ranks, report: Report) -> Outcome:
-    """Trains from wherever the run is to its end, and writes the predictions of its best checkpoint."""
+    """Trains from wherever the run is to its end, and writes what its best checkpoint says of tiles."""
     (outcome,) = work_together([plan], ranks, report)
     return outcome
+
+
+def work_begun(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[Outcome]:
+    """`work_together` on what the runs have come to since their plans were made."""
+    return work_together([as_begun(plan) for plan in plans], ranks, report)
 
 
 def work_together(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[Outcome]:
@@ -122,7 +129,7 @@ def _outcome(training: Training, stopped: bool) -> Outcome:
 def work_alone(plans: Sequence[Plan], report: Report) -> list[Outcome]:
     """`work_together` as the only worker, in this process; where memory runs out, again with fewer tiles at once."""
     ranks = Ranks(device=torch.device("cuda" if plans[0].scale.gpu else "cpu"))
-    while (outcomes := work_together([as_begun(plan) for plan in plans], ranks, report))[0].status == "short of memory":
+    while (outcomes := work_begun(plans, ranks, report))[0].status == "short of memory":
         torch.cuda.empty_cache()
     return outcomes
 
@@ -373,7 +380,7 @@ def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Pos
 
 
 def predict(trunk: Trunk, runs: Sequence[tuple[Plan, Training]], data: RunData, ranks: Ranks, report: Report) -> None:
-    """Writes the predictions of each run's best checkpoint for every part that has none of it yet."""
+    """Writes the predictions of each run's best checkpoint for every part that has none of it yet; calibrates it."""
     bests = []
     for plan, training in runs:
         with training.failing_alone():
@@ -394,6 +401,11 @@ def predict(trunk: Trunk, runs: Sequence[tuple[Plan, Training]], data: RunData, 
         for (plan, training, best), logits in zip(due, found, strict=True):
             with training.failing_alone():
                 on_first(ranks, partial(_write_part, plan, data, part, logits, best, training.hooks.attempt))
+    stain = cache(lambda: stain_of(data.tiles("train")))  # all runs have the same tiles
+    for plan, training, _ in bests:
+        if training.ended is None:
+            with training.failing_alone():
+                on_first(ranks, partial(_calibrate, plan, stain, training.hooks.attempt))
 
 
 def _write_part(
@@ -405,6 +417,12 @@ def _write_part(
         look = {"time": now(), "split": part, "checkpoint": best.path.name, "attempt": attempt}
         append_json_line(plan.run.evaluations_file, {**look, "tiles": len(logits), "by": "training's end"})
     write_predictions(plan.run.predictions_file(part), data.index(part), logits, plan.classes, best.path.name)
+
+
+def _calibrate(plan: Plan, stain: Callable[[], Stain], attempt: int) -> None:
+    """The last act: a run whose best checkpoint is calibrated is finished."""
+    check_is_newest(plan, attempt)
+    calibrate(plan.run, stain())
 
 
 def _where() -> Json:

@@ -1,4 +1,4 @@
-"""An object store, and a mirror in it or in a folder, for the tests that copy runs."""
+"""What several tests of the trainer share: a trained run; an object store, and a mirror in it or in a folder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_config
 from tests.object_store import Store, contents, free_port
+from trainer.__main__ import main
+from trainer.rundir import RunDir
 
 Look = Callable[[], dict[str, bytes]]
+
+
+@pytest.fixture(scope="session")
+def trained_run(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run that has come to its end, with averaged weights; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    options: dict[str, object] = {"optim.ema": 0.5, "optim.lr": 0.003, "scale.workers": 1}
+    config = write_config(folder / "config.yaml", stores, folder / "runs", options)
+    assert main(["train", str(config), "--debug"]) == 0
+    return RunDir(folder / "runs" / "small")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from trainer import group
 from trainer.loop import Outcome
+from trainer.rundir import RunDir
+from trainer.scale import Scale
 
 NO_ROOM = ControllerError(WorkerGroupStartupTimeoutError(num_workers=4))
 
@@ -36,6 +38,7 @@ def test_a_trial_waits_for_room_and_a_run_does_not(
         return [Outcome("done")]
 
     monkeypatch.setattr(group, "_fit", fit)
-    monkeypatch.setattr(group, "_steps", lambda _: [0])
-    (outcome,) = group._outcomes(["a plan"], given_up, Path("state"), None)
+    scale = Scale(workers=4, least=4, gpu=False, gpus_per_worker=0, threads=1)
+    task = group.GroupTask(lambda *_: [], 1, scale, 60, RunDir(Path("run")), lambda: 0)
+    (outcome,) = group._outcomes(task, given_up, Path("state"), None)
     assert outcome.status == expected

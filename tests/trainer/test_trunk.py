@@ -20,9 +20,9 @@ from trainer.errors import UsageError
 from trainer.ledger import Ledger, Record
 from trainer.loop import Hooks, Outcome, Position, Training, fit
 from trainer.plan import Plan, make_plan, write_run
-from trainer.predict import read_predictions
+from trainer.predictions import read_predictions
 from trainer.ranks import Ranks
-from trainer.rundir import Json, RunDir
+from trainer.rundir import Json, RunDir, read_json
 from trainer.scale import this_machine
 from trainer.trunk import shares_trunk, together, trunk_of
 from trainer.worker import Report, work_together
@@ -96,6 +96,9 @@ def assert_same(found: Plan, expected: Plan, tolerance: float = 1e-6) -> None:
     for part in ("val", "elsewhere"):
         logits, others = (read_predictions(plan.run.predictions_file(part)).logits for plan in (found, expected))
         assert np.allclose(logits, others, rtol=0, atol=tolerance)
+    bests = [read_json(plan.run.best_file) for plan in (found, expected)]
+    assert bests[0]["temperature"] == pytest.approx(bests[1]["temperature"], rel=1e-4)
+    assert bests[0]["stain"] == bests[1]["stain"]
     mine_there, theirs_there = ({file.name for file in plan.run.path.iterdir()} for plan in (found, expected))
     assert mine_there - {"quarantine"} == theirs_there
 

@@ -32,11 +32,12 @@ def majority(sizes: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
 
 
 def admit(
-    found: Scan, outcomes: Mapping[str, Outcome], tile_size: tuple[int, int]
+    found: Scan, outcomes: Mapping[str, Outcome], tile_size: tuple[int, int], *, labelled: bool = True
 ) -> tuple[list[Admitted], list[Rejected]]:
     """What becomes a tile, in storage order, and what is rejected, in path order, from the outcome of each path.
 
-    Equal pixels under one label are kept and get the suffixes -2, -3, ...; under two labels all are rejected.
+    Equal pixels under one label are kept and get the suffixes -2, -3, ...; under two labels all are rejected, if tiles
+    are there for their labels.
     """
     admitted: list[Admitted] = []
     rejected = list(found.rejected)
@@ -51,7 +52,7 @@ def admit(
             alike[outcome.tile_id].append(Admitted(file, outcome, outcome.tile_id, found.rows[file.path]))
     for tiles in alike.values():
         labels = {tile.file.label for tile in tiles}
-        if len(labels) > 1:
+        if labelled and len(labels) > 1:
             rejected += [_contradicted(tile, tiles) for tile in tiles]
         else:
             admitted += [replace(tile, tile_id=_suffixed(tile.tile_id, n)) for n, tile in enumerate(tiles, 1)]
@@ -73,7 +74,7 @@ def _suffixed(name: str, n: int) -> str:
 
 def without_tiles(found: Scan, admitted: Iterable[Admitted]) -> dict[str, int]:
     """The classes of which nothing became a tile, with the number of files that each offered."""
-    present = {tile.file.label for tile in admitted}
+    present = {tile.file.label for tile in admitted if tile.file.label is not None}
     return {label: files for label, files in sorted(found.offered.items()) if label not in present}
 
 

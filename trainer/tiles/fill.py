@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,30 +24,34 @@ CHUNK = 32  # files that a process converts between two reports
 _SAMPLE = 101  # files that tell the likely tile size
 
 
-def fill(file: Path, found: Scan, size: int | None, processes: int) -> tuple[dict[str, Outcome], tuple[int, int]]:
+def fill(
+    file: Path, found: Scan, size: int | None, processes: int, check: Callable[[], object] = lambda: None
+) -> tuple[dict[str, Outcome], tuple[int, int]]:
     """Decode all that was found, and write the tiles that have the majority's size, or are resampled to `size`.
 
     Returns each path's outcome, and the tile size (height, width). Each tile is at its row of all that was found;
-    `close_gaps` makes a whole .npy file of it. Files are read once, unless a sample misleads about the size.
+    `close_gaps` makes a whole .npy file of it. Files are read once, unless a sample misleads about the size. `check` is
+    called after each chunk of files.
     """
     jobs = [Job(file.path, found.rows[file.path]) for file in found.files]
-    tile_size = (size, size) if size else _likely_size(found.place, jobs)
+    tile_size = (size, size) if size else likely_size(found)
     while True:
         _check_space(file, len(jobs), tile_size)
         file.write_bytes(b"")
-        outcomes = _run(found.place, Target(file, tile_size, size is not None), jobs, processes)
+        outcomes = _run(found.place, Target(file, tile_size, size is not None), jobs, processes, check)
         seen = majority(outcome.tile_size for outcome in outcomes.values() if isinstance(outcome, Converted))
         if seen in (tile_size, None):
             return outcomes, tile_size
         tile_size = seen
 
 
-def _likely_size(place: Place, jobs: Sequence[Job]) -> tuple[int, int]:
-    read = place.reader()
+def likely_size(found: Scan) -> tuple[int, int]:
+    """The majority's (height, width) among some of the files; (0, 0) where none of these is an image."""
+    read = found.place.reader()
     sizes = []
-    for job in sorted(jobs, key=lambda job: job.row)[:_SAMPLE]:
+    for path in sorted(found.rows, key=found.rows.__getitem__)[:_SAMPLE]:
         try:
-            image = decode(read(job.path)).image
+            image = decode(read(path)).image
             sizes.append((image.height, image.width))
         except Rejection:
             continue
@@ -64,13 +68,16 @@ def _check_space(file: Path, tiles: int, tile_size: tuple[int, int]) -> None:
         )
 
 
-def _run(place: Place, target: Target, jobs: Sequence[Job], processes: int) -> dict[str, Outcome]:
+def _run(
+    place: Place, target: Target, jobs: Sequence[Job], processes: int, check: Callable[[], object]
+) -> dict[str, Outcome]:
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     outcomes: dict[str, Outcome] = {}
     with track("Packing", len(jobs)) as advance, _mapped(place, target, chunks, processes) as results:
         for chunk, result in zip(chunks, results, strict=True):
             outcomes.update(zip((job.path for job in chunk), result, strict=True))
             advance(len(chunk))
+            check()
     return outcomes
 
 

@@ -17,7 +17,7 @@ _REQUIRED, _OPTIONAL = ("path", "label"), ("group", "split")
 
 
 class Row(NamedTuple):
-    """One line of a manifest; `path` is relative to the manifest's folder."""
+    """One line of a manifest; `path` is relative to the manifest's folder, and an unknown label is empty."""
 
     path: str
     label: str
@@ -33,17 +33,22 @@ class Manifest:
     ignored: tuple[str, ...]
 
 
-def read_manifest(file: Path) -> Manifest:
-    """Read a manifest; one UsageError with everything that is wrong with it."""
+def read_manifest(file: Path, *, labelled: bool = True) -> Manifest:
+    """Read a manifest, in which every tile must have a label if they are `labelled`.
+
+    Raises:
+        UsageError: with everything that is wrong with it.
+    """
     table = _read_table(file)
-    missing = [column for column in _REQUIRED if column not in table]
+    missing = [column for column in _REQUIRED if column not in table and (labelled or column != "label")]
     if missing:
         raise UsageError(
-            f"{file} has no column {' and no column '.join(missing)}: a manifest needs path and label,"
-            f" and may have group and split; found {joined(map(str, table.columns))}"
+            f"{file} has no column {' and no column '.join(missing)}: a manifest needs path"
+            f"{' and label, and may have group' if labelled else ', and may have label, group'} and split; found"
+            f" {joined(map(str, table.columns))}"
         )
     rows = [_row(values) for values in _texts(table)]
-    problems = _problems(rows, file.parent)
+    problems = _problems(rows, file.parent, labelled)
     if problems:
         raise UsageError("\n".join([f"{file} cannot be packed:", *problems]))
     return Manifest(rows, tuple(str(name) for name in table.columns if name not in (*_REQUIRED, *_OPTIONAL)))
@@ -72,7 +77,7 @@ def _row(values: tuple[str | None, ...]) -> Row:
     return Row(str(PurePosixPath(path)) if path else "", label or "", group, split)
 
 
-def _problems(rows: Sequence[Row], folder: Path) -> list[str]:
+def _problems(rows: Sequence[Row], folder: Path, labelled: bool) -> list[str]:
     if not rows:
         return ["  it has no rows"]
     paths = [row.path for row in rows]
@@ -83,7 +88,7 @@ def _problems(rows: Sequence[Row], folder: Path) -> list[str]:
     splits = {row.split for row in rows if row.split and row.split not in SPLITS}
     found = [
         ("row", "without a path", [f"row {n}" for n, path in enumerate(paths, 1) if not path]),
-        ("row", "without a label", [row.path for row in rows if not row.label]),
+        ("row", "without a label", [row.path for row in rows if labelled and not row.label]),
         ("path", f"absolute, where they must be relative to {folder}, the manifest's folder", absolute),
         ("path", "leading out of the manifest's folder: put the manifest above all tiles", leaving),
         ("path", "listed more than once", [path for path, count in times.items() if count > 1]),

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from trainer.tiles.admit import Admitted, admit, kinds, some, without_tiles, wri
 from trainer.tiles.atomic import new_directory
 from trainer.tiles.contents import content_digest, read_content_digest
 from trainer.tiles.fill import CHUNK, close_gaps, fill
-from trainer.tiles.scan import Scan, scan
+from trainer.tiles.scan import Labels, Scan, scan
 from trainer.tiles.store import (
     FORMAT_VERSION,
     REJECTED,
@@ -42,12 +42,16 @@ _SIZES = range(8, 4097)
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How to pack: `size` resamples square tiles to size x size pixels; `mpp` is microns per pixel as stored."""
+    """How to pack: `size` resamples square tiles to size x size pixels; `mpp` is microns per pixel as stored.
+
+    `labels` says whether tiles need a class.
+    """
 
     size: int | None = None
     mpp: float | None = None
     md5: str | None = None
     strict: bool = False
+    labels: Labels = "required"
 
     def check(self, source: Path) -> None:
         """UsageError with every option that cannot be."""
@@ -75,8 +79,17 @@ class PackSummary:
     processes: int
 
 
-def pack(source: Path, store: Path, options: PackOptions | None = None, *, processes: int | None = None) -> PackSummary:
+def pack(
+    source: Path,
+    store: Path,
+    options: PackOptions | None = None,
+    *,
+    processes: int | None = None,
+    check: Callable[[], object] = lambda: None,
+) -> PackSummary:
     """Pack a source into a new store, by as many processes as this one may use cores.
+
+    Now and then `check` is called, which may end it by an exception; then nothing is left.
 
     A store that was made from the same input with the same options is left as it is. UsageError: the input, the
     options or the place are wrong, or `strict` and a file was rejected; RunError: it failed on the way.
@@ -87,11 +100,11 @@ def pack(source: Path, store: Path, options: PackOptions | None = None, *, proce
     _check_apart(source, store)
     if options.md5:
         _check_md5(source, options.md5)
-    found = scan(source)
+    found = scan(source, options.labels)
     made = _made_from(source, found, options)
     if not store.exists() or _is_empty_folder(store):
         processes = processes or _processes(len(found.files))
-        meta = _pack_new(found, store, options, processes, made)
+        meta = _pack_new(found, store, options, processes, made, check)
         return PackSummary(store, meta, False, time.perf_counter() - began, processes)
     meta = _check_same(store, found, made)
     _check_strict(options, meta.rejected, meta.without_tiles, f"\nthe files are listed in {store / REJECTED}")
@@ -133,6 +146,7 @@ def _made_from(source: Path, found: Scan, options: PackOptions) -> dict[str, Any
         "files": len(found.files) + len(found.rejected),
         "size": options.size,
         "mpp": options.mpp,
+        **({} if options.labels == "required" else {"labels": options.labels}),
     }
 
 
@@ -150,6 +164,9 @@ def _check_same(store: Path, found: Scan, wanted: dict[str, Any]) -> Meta:
     if differing:
         before, now = (joined(_flag(name, each.get(name)) for name in differing) for each in (made, wanted))
         raise UsageError(f"{store} was packed {before}, now {now}: {remedy}")
+    if made.get("labels") != wanted.get("labels"):
+        before, now = ("without" if each.get("labels") else "with" for each in (made, wanted))
+        raise UsageError(f"{store} was packed {before} labels, now {now}: {remedy}")
     TileStore.open(store)
     return meta
 
@@ -182,10 +199,17 @@ def none_taken(files: int) -> str:
     return f"{counted(files, 'file')}, none taken" if files else "no images"
 
 
-def _pack_new(found: Scan, store: Path, options: PackOptions, processes: int, made: dict[str, Any]) -> Meta:
+def _pack_new(
+    found: Scan,
+    store: Path,
+    options: PackOptions,
+    processes: int,
+    made: dict[str, Any],
+    check: Callable[[], object],
+) -> Meta:
     with new_directory(store) as directory, _writing(store):
-        outcomes, tile_size = fill(directory / TILES, found, options.size, processes)
-        admitted, rejected = admit(found, outcomes, tile_size)
+        outcomes, tile_size = fill(directory / TILES, found, options.size, processes, check)
+        admitted, rejected = admit(found, outcomes, tile_size, labelled=options.labels == "required")
         absent = without_tiles(found, admitted)
         more = f"{some(rejected)}\nwithout --strict they are left out, and the store says so"
         _check_strict(options, kinds(rejected), absent, more)

@@ -15,6 +15,8 @@ from trainer.tiles.pack import PackOptions, PackSummary, none_taken, pack
 from trainer.tiles.store import META, REJECTED, Meta, TileStore, verify
 from trainer.wording import counted, joined
 
+UNLABELLED = "(class unknown)"
+
 
 def prepare(source: Path, store: Path, options: PackOptions) -> None:
     """Pack a source and say what came of it; TERM ends it with nothing left, and exit code 143."""
@@ -74,9 +76,11 @@ def _account(path: Path, meta: Meta) -> list[str]:
 
 
 def _classes(meta: Meta) -> list[str]:
-    width = max(map(len, (*meta.counts, *meta.without_tiles)))
+    unlabelled = meta.tiles - sum(meta.counts.values())
+    more = {UNLABELLED: unlabelled} if unlabelled else {}
+    width = max(map(len, (*meta.counts, *meta.without_tiles, *more)))
     return [
-        *(f"  {label:{width}}  {count:8,}" for label, count in meta.counts.items()),
+        *(f"  {label:{width}}  {count:8,}" for label, count in {**meta.counts, **more}.items()),
         *(f"  {label:{width}}  {0:8}  ({none_taken(files)})" for label, files in meta.without_tiles.items()),
     ]
 

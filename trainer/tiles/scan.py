@@ -5,6 +5,9 @@ where all images lie under one folder that holds folders of images, it is that f
 A class folder holds images itself, or in folders that are named like slides: two characters or more, one of them a
 digit (`slide-07`; not `AC`, `train` or `0`). A folder without images of its own is a data set rather than a class where
 folders in it are named otherwise, or where it is itself named like a split (`train`, `CRC-VAL-HE-7K`).
+
+Where labels are optional, any image below the root is taken: its label is the first folder, if it lies in one. Where
+none are read, no tile has a label.
 """
 
 import hashlib
@@ -19,20 +22,23 @@ from typing import Literal, NamedTuple
 
 from trainer.errors import UsageError
 from trainer.tiles.listing import Listed, Place, list_files, list_folder, list_zip
-from trainer.tiles.manifest import read_manifest
+from trainer.tiles.manifest import Row, read_manifest
 from trainer.wording import counted, joined
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
+
+Labels = Literal["required", "optional", "none"]
+"""Whether tiles need labels, may have some, or are taken without."""
 
 _SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing", "external", "holdout"}
 _LIKE_A_SLIDE = re.compile(r"(?=.*\d).{2,}", re.DOTALL)
 
 
 class TileFile(NamedTuple):
-    """A file that may hold a tile; `path` is relative to the data set's root."""
+    """A file that may hold a tile; `path` is relative to the data set's root, and `label` may be unknown."""
 
     path: str
-    label: str
+    label: str | None
     group: str | None
     split: str | None
 
@@ -82,27 +88,27 @@ class Scan:
         return {path: row for row, path in enumerate(ranked)}
 
 
-def scan(source: Path) -> Scan:
+def scan(source: Path, labels: Labels = "required") -> Scan:
     """Look through a source without opening its images; UsageError if no tile can come from it."""
     suffix = source.suffix.lower()
     if source.is_dir():
-        return _scan_tree(source, "folder", list_folder(source))
+        return _scan_tree(source, "folder", list_folder(source), labels)
     if not source.is_file():
         raise UsageError(f"{source} does not exist: name a folder of class folders, a zip of one, or a manifest")
     if suffix == ".zip":
-        return _scan_tree(source, "zip", list_zip(source))
+        return _scan_tree(source, "zip", list_zip(source), labels)
     if suffix in (".csv", ".parquet"):
-        return _scan_manifest(source)
+        return _scan_manifest(source, labels)
     raise UsageError(f"{source} is neither a folder, nor a zip, nor a manifest (.csv or .parquet)")
 
 
-def _scan_tree(source: Path, kind: Literal["folder", "zip"], listed: Sequence[Listed]) -> Scan:
+def _scan_tree(source: Path, kind: Literal["folder", "zip"], listed: Sequence[Listed], labels: Labels) -> Scan:
     problems = {item.path: item.problem or _name_problem(item.path) for item in listed}
     images = [path for path, problem in problems.items() if not problem]
     if not images:
         raise UsageError(_no_images(source, listed))
-    root = _find_root(source, images)
-    files = [path for path in images if path.startswith(root) and "/" in path[len(root) :]]
+    root = _find_root(source, images) if labels == "required" else _find_common_root(images)
+    files = [path for path in images if path.startswith(root) and (labels != "required" or "/" in path[len(root) :])]
     strays = set(images).difference(files)
     rejected = [
         Rejected(_printable(path.removeprefix(root)), problem or "in no class folder")
@@ -112,12 +118,18 @@ def _scan_tree(source: Path, kind: Literal["folder", "zip"], listed: Sequence[Li
     place = Place(kind, source, root)
     return Scan(
         place,
-        tuple(TileFile(path, path.split("/")[0], None, None) for path in (file[len(root) :] for file in files)),
+        tuple(TileFile(path, _label(path, labels), None, None) for path in (file[len(root) :] for file in files)),
         tuple(sorted(rejected)),
-        _offered(place, listed),
+        _offered(place, listed) if labels == "required" else {},
         (),
         tuple(sorted((_printable(item.path), item.size, item.stamp) for item in listed)),
     )
+
+
+def _label(path: str, labels: Labels) -> str | None:
+    """The first folder of a path below the root."""
+    folder, inside, _ = path.partition("/")
+    return folder if inside and labels != "none" else None
 
 
 def _offered(place: Place, listed: Sequence[Listed]) -> dict[str, int]:
@@ -152,6 +164,17 @@ def _find_root(source: Path, images: Sequence[str]) -> str:
         if not folder.folders:
             return root
         root = f"{root}{only}/"
+
+
+def _find_common_root(images: Sequence[str]) -> str:
+    """As `_find_root`, where images may also lie in no folder."""
+    root = ""
+    while True:
+        folders = _folders(images, root)
+        outside = any("/" not in path[len(root) :] for path in images)
+        if outside or len(folders) > 1 or not next(iter(folders.values())).folders:
+            return root
+        root = f"{root}{next(iter(folders))}/"
 
 
 def _folders(images: Sequence[str], root: str) -> dict[str, Folder]:
@@ -205,18 +228,23 @@ def _no_class(name: str, folder: Folder) -> str | None:
     return None
 
 
-def _scan_manifest(source: Path) -> Scan:
-    manifest = read_manifest(source)
+def _scan_manifest(source: Path, labels: Labels) -> Scan:
+    manifest = read_manifest(source, labelled=labels == "required")
     rows = sorted(manifest.rows)
     listed = list_files(source.parent, [row.path for row in rows])
     return Scan(
         Place("folder", source.parent, ""),
-        tuple(TileFile(*row) for row, item in zip(rows, listed, strict=True) if not item.problem),
+        tuple(_tile_file(row, labels) for row, item in zip(rows, listed, strict=True) if not item.problem),
         tuple(Rejected(item.path, item.problem) for item in listed if item.problem),
-        Counter(row.label for row in rows),
+        Counter(row.label for row in rows if row.label and labels != "none"),
         manifest.ignored,
         tuple((*row, item.size, item.stamp) for row, item in zip(rows, listed, strict=True)),
     )
+
+
+def _tile_file(row: Row, labels: Labels) -> TileFile:
+    """A line of a manifest; an empty label is none."""
+    return TileFile(row.path, (row.label or None) if labels != "none" else None, row.group, row.split)
 
 
 def digest(rows: Sequence[tuple[object, ...]]) -> str:

@@ -120,8 +120,8 @@ def _sha256(file: Path) -> str | None:
 class TileStore:
     """Tiles and their index.
 
-    `index` has one row a tile in storage order, with the columns of SCHEMA; `label` is the class name, `group`,
-    `split` and `compression` may be null; width, height and mode are the source file's. `tiles` is
+    `index` has one row a tile in storage order, with the columns of SCHEMA; `label` is the class name, null where it is
+    unknown; `group`, `split` and `compression` may be null; width, height and mode are the source file's. `tiles` is
     (N, height, width, 3) uint8, memory-mapped. `fingerprint` is the sha256 over classes, tile size, microns per
     pixel, and each row's tile_id, path, label, group and split: the same content has the same fingerprint,
     wherever the store lies and whatever it was packed from.
@@ -147,7 +147,7 @@ class TileStore:
         index = _read_index(path)
         if len(index) != meta.tiles:
             raise _damaged(path, f"{INDEX} has {counted(len(index), 'row')} for {counted(meta.tiles, 'tile')}")
-        unknown = sorted(set(index["label"]).difference(meta.classes))
+        unknown = sorted(set(index["label"].dropna()).difference(meta.classes))
         if unknown:
             raise _damaged(path, f"{INDEX} has labels that {META} does not know: {joined(map(str, unknown))}")
         return cls(path, tuple(meta.classes), (height, width), meta.mpp, meta.fingerprint, index, tiles)

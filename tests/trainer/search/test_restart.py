@@ -23,7 +23,7 @@ from trainer.jobs import TrialJobs
 from trainer.ledger import Ledger
 from trainer.lock import RunLock
 from trainer.loop import scores
-from trainer.predict import write_predictions
+from trainer.predictions import write_predictions
 from trainer.rundir import RunDir, read_json, write_json, write_json_lines
 from trainer.scale import this_machine
 from trainer.search import _move_aside

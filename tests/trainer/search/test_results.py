@@ -15,7 +15,7 @@ from tests.trainer.search.searches import (
     search_of,
     trials_of,
 )
-from trainer.predict import read_predictions
+from trainer.predictions import read_predictions
 from trainer.tiles.pack import pack
 from trainer.tiles.synthetic import write_source
 

@@ -20,7 +20,7 @@ from tests.trainer.search.searches import (
 from trainer.__main__ import main
 from trainer.config import load_config
 from trainer.plan import make_plan, write_run
-from trainer.predict import read_predictions
+from trainer.predictions import read_predictions
 from trainer.ranks import Ranks
 from trainer.rundir import RunDir, read_json, read_json_lines
 from trainer.scale import this_machine
