@@ -91,9 +91,11 @@ class Evaluation:
     @property
     def warning(self) -> str | None:
         """What a reader must know of the intervals."""
-        if self.scores.grouped and self.scores.units < FEW_GROUPS:
-            return f"intervals from {self.unit} (slides or patients) are too narrow; {FEW_GROUPS} are few already"
-        return None
+        if not self.scores.grouped or self.scores.units >= FEW_GROUPS:
+            return None
+        if self.scores.units == 1:
+            return "there are no intervals: a single slide or patient tells nothing of others"
+        return f"intervals from {self.unit} (slides or patients) are too narrow: it takes about {FEW_GROUPS}"
 
     def _estimates(self, scorings: Sequence[Scoring]) -> Estimates:
         each = self.predictions

@@ -28,8 +28,8 @@ from analysis.report.tables import headline, over_seeds
 from analysis.search import Search
 from analysis.table import notes
 
-BESIDE_THE_HEADLINE = (PROBLEM, WARNING)
-"""Levels of findings."""
+WARNED = (PROBLEM, WARNING)
+"""Levels of findings that stand beside the headline."""
 PICTURE_BYTES = 2_500_000
 """What all tiles and overlays of a page may take; more of them are drawn smaller."""
 BYTES_PER_PIXEL = 0.5
@@ -124,15 +124,21 @@ def _warnings(sections: Sequence[ModelSection]) -> Iterator[str]:
             if each.evaluation.warning:
                 yield f"{section.model.name}, {each.evaluation.predictions.split}: {each.evaluation.warning}"
         if section.training and isinstance(section.training.audit, Audit):
-            for finding in section.training.audit.findings:
-                if finding.level in BESIDE_THE_HEADLINE or finding.topic == "shortcuts":
-                    yield f"{section.model.name}: {finding.text}"
+            for text in _beside_the_headline(section.training.audit):
+                yield f"{section.model.name}: {text}"
         lacking: dict[str, list[str]] = {}
         for each in section.sets:
             if isinstance(each.maps, str) and section.training:
                 lacking.setdefault(each.maps, []).append(each.evaluation.predictions.split)
         for reason, splits in lacking.items():
             yield f"{section.model.name}: no maps on {', '.join(splits)}: {reason}"
+
+
+def _beside_the_headline(audit: Audit) -> list[str]:
+    """What the audit warns of, and what is reached without morphology, even where that is little."""
+    shortcuts = [finding for finding in audit.findings if finding.topic == "shortcuts"]
+    found = [finding for finding in audit.findings if finding.level in WARNED or finding in shortcuts[:1]]
+    return [finding.text for finding in found]
 
 
 def _edge(models: Sequence[Model]) -> int:

@@ -14,6 +14,7 @@ from sklearn import metrics
 from analysis.__main__ import main
 from analysis.aggregate import evaluate
 from analysis.collect import collect
+from analysis.report.asked import Asked
 from analysis.report.cells import shown
 from analysis.report.report import Report, write_report
 from analysis.report.tables import headline
@@ -57,7 +58,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lacking(report: Report) -> list[str]:
     """What the page lacks, without what there is to know of its intervals."""
-    return [warning for warning in report.warnings if "intervals from" not in warning]
+    return [warning for warning in report.warnings if "intervals" not in warning]
 
 
 def as_tile_level(run: RunDir) -> None:
@@ -176,7 +177,7 @@ def test_a_damaged_checkpoint_is_a_warning_in_the_terminal(
     [tensors] = run.checkpoints_dir.glob("*/trained.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
     assert main(["report", str(run.path), "--out", str(tmp_path / "out")]) == 0
-    [warning] = [line for line in capsys.readouterr().err.splitlines() if "intervals from" not in line]
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "no maps" in line]
     assert warning.startswith(f"warning: first: no maps on val, elsewhere: {tensors.parent}: cannot be used")
     assert "restore what is damaged from a copy" in warning
 
@@ -474,3 +475,37 @@ def test_how_to_do_it_again_and_how_it_was_done(run: RunDir, tmp_path: Path) -> 
     assert "so that all tiles of a slide or patient are on one side: 45 for training and 15 for validation" in page.text
     rejected = pd.read_csv(tmp_path / "out" / "1-first" / "rejected.csv", encoding="utf-8-sig")
     assert rejected.set_index("reason")["files"].to_dict() == {"damaged": 2, "of another size": 1}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_audit_stands_beside_the_headline(run: RunDir, tmp_path: Path) -> None:
+    """The external set's tiles are the first of the training store: they are copies of tiles that were trained on."""
+    report = write_report(collect([run.path]), tmp_path / "out", asked=Asked(audit=True))
+    page = Elements(report.page)
+    copies = [warning for warning in report.warnings if "of the 12 tiles of elsewhere are in" in warning]
+    assert len(copies) == 2
+    assert any("alone (a histogram) reaches a balanced accuracy" in warning for warning in report.warnings)
+    assert all(each in page.text.split("Run directory")[0] for each in copies)
+    assert "Audit of the tiles · group-level split" in page.text
+    written = tmp_path / "out" / "1-first" / "audit"
+    assert len(pd.read_parquet(written / "duplicates.parquet")) >= 9
+    assert set(pd.read_csv(written / "shortcuts.csv", encoding="utf-8-sig")["set"]) == {"val", "elsewhere"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_maps_are_measured_where_it_is_asked_for(run: RunDir, tmp_path: Path) -> None:
+    write_model(run, 3)
+    asked = Asked(measured_maps=2)
+    page = Elements(write_report(collect([run.path]), tmp_path / "out", asked=asked).page)
+    assert "What maps lie on · val · group-level split · 6 tiles" in page.text
+    table = pd.read_csv(tmp_path / "out" / "1-first" / "val-maps-tiles.csv", encoding="utf-8-sig")
+    assert table["class"].value_counts().to_dict() == dict.fromkeys(CLASSES, 2)
+    assert "What maps lie on" not in Elements(write_report(collect([run.path]), tmp_path / "out").page).text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_temperature_is_that_of_trainings_end(run: RunDir, tmp_path: Path) -> None:
+    write_model(run, 3)
+    best = json.loads(run.best_file.read_text())
+    run.best_file.write_text(json.dumps({**best, "temperature": 1.75}))
+    assert "by the temperature 1.750" in Elements(write_report(collect([run.path]), tmp_path / "out").page).text
