@@ -1,8 +1,9 @@
 """95 % intervals of scores by resampling tiles, or the slides or patients that they are from.
 
-The interval is from the 2.5 % to the 97.5 % quantile of the scores of 2,000 resamples (Efron, Annals of Statistics 7,
-1979; percentile method). Where the tiles of a slide or patient are known, whole slides or patients are drawn, for their
-tiles are alike (Field and Welsh, J R Stat Soc B 69, 2007); with few of them the interval is too narrow.
+The interval lies between two quantiles of the scores of 2,000 resamples (Efron, Annals of Statistics 7, 1979): about
+the 2.5 % and the 97.5 %, and further out where little is drawn from, for such an interval is too narrow of itself
+("expanded percentiles", Hesterberg, The American Statistician 69:371, 2015). Where the tiles of a slide or patient are
+known, whole slides or patients are drawn, for their tiles are alike (Field and Welsh, J R Stat Soc B 69, 2007).
 
 A resample may lose a class. Means over the classes are then over those that it has, and the class's own scores are not
 defined in it; their interval is from the other resamples, and is not given where more than 5 % have lost the class.
@@ -19,9 +20,11 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.random import SeedSequence
+from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from analysis.resampling import Scores, Scoring, Weights
@@ -133,15 +136,21 @@ def interval(name: str, value: float, resamples: Floats, size: int, units: int) 
 
 
 def percentiles(value: float, resamples: Floats, units: int) -> Interval:
-    """The interval from the 2.5 % to the 97.5 % quantile of resamples (B,) of so many units.
+    """The expanded percentile interval of resamples (B,) of so many units.
 
     It is NaN of what too many resamples have lost, and of a single unit, which tells nothing of others.
     """
     defined = resamples[~np.isnan(resamples)]
     if math.isnan(value) or units < 2 or len(defined) < (1 - MOST_LOST) * len(resamples):
         return nothing(value)
-    low, high = np.quantile(defined, (0.025, 0.975))
+    low, high = np.quantile(defined, (tail(units), 1 - tail(units)))
     return Interval(value, float(low), float(high), float(defined.std(ddof=1)))
+
+
+@cache
+def tail(units: int) -> float:
+    """The quantile at which an interval of so many units begins: that by which means that are normal get Student's."""
+    return float(stats.norm.cdf(stats.t.ppf(0.025, units - 1) * math.sqrt(units / (units - 1))))
 
 
 def nothing(value: float) -> Interval:

@@ -150,7 +150,7 @@ def _testing(run: Run, evaluations: tuple[Evaluation, ...]) -> Iterator[str]:
             if how == {False}
             else "slides or patients where they are known, else tiles"
         )
-        yield f"Intervals are 95 % percentile intervals of 2,000 bootstrap resamples of {drawn}."
+        yield f"Intervals (95 %) are expanded percentiles (Hesterberg 2015) of 2,000 bootstrap resamples of {drawn}."
     versions = run.identity.get("versions", {})
     named = joined(f"{name} {versions[name]}" for name in ("torch", "torchvision", "ray") if name in versions)
     yield f"Software: {run.identity.get('code', 'Tissuegrid')}" + (f" with {named}." if versions else ".")

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.map_tests.bootstrap import FEW, LEAST
+from analysis.bootstrap import FEW_GROUPS
+from analysis.map_tests.bootstrap import LEAST
 from analysis.map_tests.names import (
     ALL,
     BORDER,
@@ -207,8 +208,9 @@ def notes(
         )
     elif not by_group:
         yield "Groups are not known: where tiles of one slide are alike, the intervals are too narrow."
-    elif few < FEW:
-        yield f"The class with the fewest has {counted(few, 'group')}; under {FEW} an interval may be too narrow."
+    elif few < FEW_GROUPS:
+        fewest = counted(few, "group")
+        yield f"The class with the fewest has {fewest}; under {FEW_GROUPS} an interval may be too narrow."
     if np.isnan(threshold):
         yield "There is no tissue, or only of one colour, so no pixel counts as nuclear."
     yield (

@@ -69,6 +69,17 @@ def test_the_same_tiles_have_the_same_interval_however_many_threads(monkeypatch:
     assert every(labels, probabilities) == first
 
 
+def test_few_units_have_the_quantiles_that_students_interval_has() -> None:
+    """Of resampled means of normal draws the interval is Student's."""
+    rng = np.random.default_rng(0)
+    for units in (6, 12, 60):
+        values = rng.normal(size=units)
+        means = rng.choice(values, size=(200_000, units)).mean(axis=1)
+        found = bootstrap.percentiles(float(values.mean()), means, units)
+        half = stats.t.ppf(0.975, units - 1) * values.std(ddof=1) / units**0.5
+        assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.12)
+
+
 def test_an_interval_covers_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
     rng, covered = np.random.default_rng(2), 0
@@ -117,9 +128,9 @@ def test_a_class_that_resamples_lose() -> None:
 
 def test_rules_of_a_single_interval() -> None:
     some = np.append(np.linspace(0.1, 0.3, 101), [np.nan] * 5)
-    found = interval("recall", 0.2, some, 10, 10)
-    assert (found.low, found.high) == pytest.approx((0.105, 0.295))
-    assert math.isnan(interval("recall", 0.2, np.append(some, np.nan), 10, 10).low), "lost in more than 5 %"
+    found = interval("recall", 0.2, some, 10, 100_000)
+    assert (found.low, found.high) == pytest.approx((0.105, 0.295), abs=1e-6)
+    assert math.isnan(interval("recall", 0.2, np.append(some, np.nan), 10, 100_000).low), "lost in more than 5 %"
     assert math.isnan(interval("recall", math.nan, some, 10, 10).low)
     assert math.isnan(interval("log_loss", 0.2, np.full(100, 0.2), 10, 10).low), "no draws, so not Wilson's"
 
