@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "report":
-            asked = Asked(dict(options.patients), options.measured_maps, options.audit)
+            asked = Asked(dict(options.patients), options.measured_maps, tuple(options.tile), options.audit)
             report(options.path, options.out, options.store, asked, card=options.format == "markdown")
         elif options.command == "compare":
             compare(options.models, options.out)
@@ -167,6 +167,9 @@ def _parser() -> argparse.ArgumentParser:
         default=ALL.measured_maps,
         metavar="N",
         help=f"measure what maps lie on, on N tiles of each class of the first set (default {ALL.measured_maps})",
+    )
+    page.add_argument(
+        "--tile", action="append", default=[], metavar="TILE", help="show a tile under every class: its path or id"
     )
     page.add_argument("--no-audit", dest="audit", action="store_false", help="do not read all tiles for an audit")
     versus = commands.add_parser("compare", help="two models on the same tiles: differences with intervals")

@@ -213,6 +213,11 @@ def under_every_class(
     )
 
 
+def has_tile(predictions: Predictions, name: str) -> bool:
+    """Whether a set has a tile of that id or path."""
+    return bool(predictions.table[["path", "tile_id"]].isin([name]).to_numpy().any())
+
+
 def find_tiles(predictions: Predictions, names: Sequence[str]) -> list[int]:
     """Rows of tiles that are named by tile id or by path.
 

@@ -14,5 +14,7 @@ class Asked:
     """How many there are in sets of tiles of which nobody has written down whose they are, by set."""
     measured_maps: int = 0
     """Tiles of each class whose maps are measured, on the first set."""
+    tiles: tuple[str, ...] = ()
+    """Tiles whose maps of every class are to be seen, by tile id or path."""
     audit: bool = False
     """Whether all tiles are read for an audit."""

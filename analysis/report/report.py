@@ -18,7 +18,7 @@ from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
 from analysis.out import made
-from analysis.panels import ABSENT, TILES
+from analysis.panels import ABSENT, TILES, has_tile
 from analysis.report import cells
 from analysis.report.asked import Asked
 from analysis.report.card import model_card
@@ -27,6 +27,7 @@ from analysis.report.sections import ModelSection, colour_bar_uri, model_section
 from analysis.report.tables import headline, over_seeds
 from analysis.search import Search
 from analysis.table import notes
+from trainer.errors import UsageError
 
 WARNED = (PROBLEM, WARNING)
 """Levels of findings that stand beside the headline."""
@@ -85,6 +86,7 @@ def write_report(
 
 
 def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Asked, *, card: bool) -> Report:
+    _refuse_unknown_tiles(models, asked.tiles)
     edge = _edge(models)
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
@@ -105,6 +107,16 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
         page, text = out / "index.html", _render(summary, searched, sections, warnings)
     page.write_text(text, encoding="utf-8")
     return Report(page, summary.headline, [*(notes.warnings(search) if search else []), *warnings])
+
+
+def _refuse_unknown_tiles(models: Sequence[Model], names: Sequence[str]) -> None:
+    sets = [each for model in models for each in model.predictions]
+    unknown = [name for name in names if not any(has_tile(each, name) for each in sets)]
+    if unknown:
+        raise UsageError(
+            f"--tile {', '.join(unknown)}: no set has a scored tile of that id or path; the files of predictions in "
+            "the run directory have both"
+        )
 
 
 def _looks(models: Sequence[Model]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from analysis.evaluation import Evaluation
 from analysis.gradcam import on_tile
 from analysis.map_tests import figures as map_figures
 from analysis.map_tests.map_tests import MapTests, map_tests
-from analysis.panels import Case, Panel, Panels, make_panels
+from analysis.panels import Case, EveryClass, Panel, Panels, View, has_tile, make_panels, under_every_class
 from analysis.report import cells, tables
 from analysis.report.asked import Asked
 from trainer.checkpoint import load_best_model
@@ -82,6 +83,18 @@ class SetSection:
     """Or why there are none."""
     measured_maps: MeasuredMaps | None
     """None where none were asked for, or there are none."""
+    chosen: list[Chosen]
+    """Tiles that were asked for."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One tile under every class."""
+
+    seen: EveryClass
+    tile: str
+    overlays: list[tuple[int, str]]
+    """Class and picture, the most probable class first."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +267,7 @@ def _set_section(
         widenings=None if grouped else tables.widenings(len(each.labels), asked.patients.get(split)),
         maps=explainer if isinstance(explainer, str) else _maps(writer, each, explainer),
         measured_maps=_measured_maps(writer, each, explainer, asked.measured_maps) if is_first else None,
+        chosen=_chosen(writer, each, explainer, asked.tiles),
     )
 
 
@@ -330,6 +344,25 @@ def _maps(writer: Writer, predictions: Predictions, explainer: Explainer) -> Map
     return Maps(panels, _cells(panels), rows)
 
 
+def _chosen(writer: Writer, predictions: Predictions, explainer: Explainer | str, names: Sequence[str]) -> list[Chosen]:
+    """The tiles of the set that were asked for, under every class."""
+    here = [name for name in names if has_tile(predictions, name)]
+    if isinstance(explainer, str) or not here:
+        return []
+    assert isinstance(writer.model, Run), "there is a model to explain"
+    try:
+        seen = [under_every_class(writer.model, predictions, explainer.model, explainer.augment, name) for name in here]
+    except UsageError:
+        return []  # as are the other maps, which say why
+    return [_drawn_under_every_class(each, writer.edge) for each in seen]
+
+
+def _drawn_under_every_class(seen: EveryClass, edge: int) -> Chosen:
+    tile, order = _shrunk(seen.tile, edge), np.argsort(-seen.probabilities, kind="stable").tolist()
+    overlays = [(index, _webp(_overlay(tile, seen.class_maps[index], seen, seen.highest))) for index in order]
+    return Chosen(seen, _webp(tile), overlays)
+
+
 def _measured_maps(
     writer: Writer, predictions: Predictions, explainer: Explainer | str, tiles: int
 ) -> MeasuredMaps | None:
@@ -375,12 +408,24 @@ def _size(height: float, width: float, unit: str) -> str:
 def _draw(case: Case, panels: Panels, highest: float, edge: int) -> tuple[figures.Pixels, figures.Pixels]:
     """A tile and its overlay, at most `edge` px wide and high."""
     tile = _shrunk(case.tile, edge)
+    return tile, _overlay(tile, case.class_map, panels, highest)
+
+
+def _overlay(tile: figures.Pixels, class_map: NDArray[np.float32], view: View, highest: float) -> figures.Pixels:
+    """A map over a tile that may have been made smaller; nothing where the map is zero everywhere: that is no evidence.
+
+    Args:
+        tile: (H, W, 3).
+        class_map: (h, w).
+        view: how it lies on the tile.
+        highest: the map's value at the upper end of the colours.
+    """
     size = (tile.shape[0], tile.shape[1])
-    down, right = size[0] / panels.tile_size[0], size[1] / panels.tile_size[1]
-    top, left, height, width = panels.box
+    down, right = size[0] / view.tile_size[0], size[1] / view.tile_size[1]
+    top, left, height, width = view.box
     box = (top * down, left * right, height * down, width * right)
-    heat = np.full(size, np.nan) if case.is_empty else on_tile(case.class_map, size, box)  # nothing is no evidence
-    return tile, figures.overlay(tile, heat, highest)
+    heat = on_tile(class_map, size, box) if class_map.any() else np.full(size, np.nan)
+    return figures.overlay(tile, heat, highest)
 
 
 def _shrunk(tile: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:

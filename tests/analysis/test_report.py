@@ -509,3 +509,18 @@ def test_the_temperature_is_that_of_trainings_end(run: RunDir, tmp_path: Path) -
     best = json.loads(run.best_file.read_text())
     run.best_file.write_text(json.dumps({**best, "temperature": 1.75}))
     assert "by the temperature 1.750" in Elements(write_report(collect([run.path]), tmp_path / "out").page).text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_tile_is_shown_under_every_class(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(run, 3)
+    path = pq.read_table(run.predictions_file("val")).to_pandas()["path"].iloc[-1]
+    page = Elements(write_report(collect([run.path]), tmp_path / "out", asked=Asked(tiles=(path,))).page)
+    alts = [attributes.get("alt") for tag, attributes in page.tags if tag == "img"]
+    before = Elements(write_report(collect([run.path]), tmp_path / "out").page)
+    usual = [attributes.get("alt") for tag, attributes in before.tags if tag == "img"]
+    for name in CLASSES:
+        assert alts.count(f"Map of {name} over it") == usual.count(f"Map of {name} over it") + 1
+    assert f"Under every class {path}" in page.text
+    assert main(["report", str(run.path), "--out", str(tmp_path / "none"), "--tile", "no/such.png"]) == 2
+    assert "--tile no/such.png: no set has a scored tile of that id or path" in capsys.readouterr().err
