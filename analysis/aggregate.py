@@ -10,6 +10,7 @@ import yaml
 
 from analysis.collect import Model, Predictions, Run
 from analysis.evaluation import Evaluation
+from analysis.scores import log_probabilities
 from trainer.temperature import fit_temperature
 from trainer.wording import counted
 
@@ -34,8 +35,7 @@ def _temperature(model: Model) -> float | None:
         return float(model.best["temperature"])
     for each in model.predictions:
         if each.split == "val" and len(each.labels):
-            least = np.finfo(np.float64).tiny
-            return fit_temperature(np.log(np.maximum(each.probabilities, least)), each.labels)
+            return fit_temperature(log_probabilities(each.probabilities), each.labels)
     return None
 
 

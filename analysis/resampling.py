@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from analysis.scores import Floats, Indices
+from analysis.scores import Floats, Indices, log_probabilities
 from trainer.temperature import LEAST, MOST
 
 Weights = NDArray[np.float32]
@@ -144,9 +144,8 @@ class Confidence:
     def __init__(self, labels: Indices, probabilities: Floats):
         every = np.arange(len(labels))
         of_true = probabilities[every, labels]
-        least = np.finfo(np.float64).tiny
         brier = np.square(probabilities).sum(axis=1) - 2 * of_true + 1
-        self._losses = np.stack([-np.log(np.maximum(of_true, least)), brier])
+        self._losses = np.stack([-log_probabilities(of_true), brier])
         confidence = probabilities.max(axis=1)
         gap = confidence - (probabilities.argmax(axis=1) == labels)
         self._gaps = csr_array((gap, (confidence_bin(confidence), every)), shape=(BINS, len(labels)))
@@ -169,7 +168,7 @@ class Temperature:
 
     def __init__(self, labels: Indices, probabilities: Floats):
         self._scale = np.linspace(math.log(LEAST), math.log(MOST), TEMPERATURES)
-        logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+        logits = log_probabilities(probabilities)
         logits -= logits.max(axis=1, keepdims=True)
         of_true = logits[np.arange(len(labels)), labels]
         scaled = (logits / math.exp(place) for place in self._scale)

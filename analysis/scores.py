@@ -35,6 +35,13 @@ def softmax(logits: ArrayLike) -> Floats:
     return normalised
 
 
+def log_probabilities(probabilities: Floats) -> Floats:
+    """Natural logarithms, of the same shape; of a probability of 0, which a finite logit does not have, the least
+    there is: -708. They are logits that give these probabilities."""
+    logarithms: Floats = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    return logarithms
+
+
 def confusion_matrix(labels: Indices, predicted: Indices, classes: int) -> Indices:
     """Counts of tiles (C, C): row the true class, column the predicted one."""
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)

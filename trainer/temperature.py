@@ -12,7 +12,7 @@ LEAST, MOST = 0.05, 20.0
 HALVINGS = 50
 
 
-def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The temperature T in 0.05 to 20 for which softmax(logits / T) has the least mean log loss.
 
     The loss is convex in 1 / T, and its slope is found to change sign where the mean logit that the model expects is

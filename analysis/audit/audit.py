@@ -21,6 +21,7 @@ from analysis.audit.sets import Sets, sets_of_run, sets_of_stores
 from analysis.audit.shift import describe_colours, judge_shift, tell_apart
 from analysis.audit.shortcuts import judge_shortcuts, score_shortcuts
 from analysis.collect import Run
+from analysis.kinds import EXTERNAL
 from trainer.errors import RunError, UsageError
 
 Advance = Callable[[int], None]
@@ -117,7 +118,7 @@ def _describe(sets: Sets, measures: Measures) -> pd.DataFrame:
         rows.append(
             {
                 "set": name,
-                "split": "external set" if name in sets.external else sets.kind,
+                "split": EXTERNAL if name in sets.external else sets.kind,
                 "store": str(store.path),
                 "tiles": len(tiles),
                 "classes": tiles["label"].nunique(),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from analysis.audit.findings import NOTE, WARNING, Finding
 from analysis.audit.sets import VAL, Sets
-from analysis.audit.shortcuts import group_indices
 from analysis.collect import Run
+from analysis.evaluation import group_indices
 from analysis.scores import balanced_accuracy_interval
 from trainer.checkpoint import load_best_model
 from trainer.config import load_config

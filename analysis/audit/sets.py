@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.audit.nonorm import is_unnormalised, names_of, refuse_twins
 from analysis.collect import Run, read_run
-from analysis.kinds import KINDS
+from analysis.kinds import EXTERNAL, KINDS
 from trainer.config import DataSection, load_config
 from trainer.errors import Problems, UsageError
 from trainer.tiles.split import SPLITS, split_tiles
@@ -74,7 +74,7 @@ class Sets:
 
     def described(self, name: str) -> str:
         """What stands beside a number from a set: its split and how many tiles it has."""
-        kind = "external set" if name in self.external else self.kind
+        kind = EXTERNAL if name in self.external else self.kind
         return f"{name}, {kind}, {counted(int(self.of(name).sum()), 'tile')}"
 
 

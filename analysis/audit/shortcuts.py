@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from analysis.audit.findings import NOTE, WARNING, Finding
 from analysis.audit.measure import BINS, Measures
 from analysis.audit.sets import TRAIN, VAL, Sets
+from analysis.evaluation import group_indices
+from analysis.kinds import EXTERNAL
 from analysis.scores import Indices, balanced_accuracy_interval
 from trainer.wording import counted
 
@@ -93,7 +95,7 @@ def score_shortcuts(sets: Sets, measures: Measures) -> pd.DataFrame:
                 said = code[scored], predict(seen[scored])
                 interval = balanced_accuracy_interval(*said, group_indices(sets.tiles["group"][scored]))
                 by_tile = balanced_accuracy_interval(*said)
-                kind = "external set" if name in sets.external else sets.kind
+                kind = EXTERNAL if name in sets.external else sets.kind
                 present = len(np.unique(code[scored]))
                 score = (interval.value, interval.low, interval.high, by_tile.low, 1 / known)
                 rows.append((baseline, name, kind, int(scored.sum()), present, *score))
@@ -116,11 +118,6 @@ def _fitted(baseline: str, seen: Features, code: Indices) -> Callable[[Features]
     with may_end_early():
         model.fit(seen, code)
     return lambda of: np.asarray(model.predict(of))
-
-
-def group_indices(groups: pd.Series) -> Indices | None:
-    """Indices of groups; None where one is unknown."""
-    return None if groups.isna().any() else pd.factorize(groups)[0].astype(np.int64)
 
 
 def judge_shortcuts(sets: Sets, shortcuts: pd.DataFrame) -> Iterator[Finding]:
