@@ -135,16 +135,23 @@ def audit(stores: Sequence[Path], run: Path | None, out: Path | None, perturbed:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Shows what a model learned.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    page = commands.add_parser("report", help="one HTML page of scores, curves and maps of runs, or of a search")
-    page.add_argument(
+    _report_options(commands.add_parser("report", help="one HTML page of scores, curves and maps, of runs or a search"))
+    _compare_options(commands.add_parser("compare", help="two models on the same tiles: differences with intervals"))
+    _table_options(commands.add_parser("table", help="the trials of a search, one a row, also while it runs"))
+    _audit_options(commands.add_parser("audit", help="copies, leaks, shortcuts and shift among tiles"))
+    return parser
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "path",
         nargs="+",
         type=Path,
         metavar="RUN",
         help="run directory, e.g. runs/NAME, or a file of predictions; or one search directory",
     )
-    page.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the page and its files")
-    page.add_argument(
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the page and its files")
+    parser.add_argument(
         "--store",
         action="append",
         default=[],
@@ -152,8 +159,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PLACE",
         help="a tile store that was moved (repeatable)",
     )
-    page.add_argument("--format", choices=("html", "markdown"), default="html", help="markdown: a model card")
-    page.add_argument(
+    parser.add_argument("--format", choices=("html", "markdown"), default="html", help="markdown: a model card")
+    parser.add_argument(
         "--patients",
         action="append",
         default=[],
@@ -161,27 +168,33 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SET=N",
         help="how many patients a set's tiles are of, where nobody has written down whose they are (repeatable)",
     )
-    page.add_argument(
+    parser.add_argument(
         "--measured-maps",
         type=_count,
         default=ALL.measured_maps,
         metavar="N",
         help=f"measure what maps lie on, on N tiles of each class of the first set (default {ALL.measured_maps})",
     )
-    page.add_argument(
+    parser.add_argument(
         "--tile", action="append", default=[], metavar="TILE", help="show a tile under every class: its path or id"
     )
-    page.add_argument("--no-audit", dest="audit", action="store_false", help="do not read all tiles for an audit")
-    versus = commands.add_parser("compare", help="two models on the same tiles: differences with intervals")
-    versus.add_argument("models", nargs=2, type=Path, metavar="RUN", help="run directory, or a file of predictions")
-    versus.add_argument("--out", type=Path, metavar="DIR", help="folder for the tables (CSV, Parquet)")
-    trials = commands.add_parser("table", help="the trials of a search, one a row, also while it runs")
-    trials.add_argument("search", type=Path, metavar="SEARCH", help="search directory, e.g. runs/NAME")
-    trials.add_argument("--sort", metavar="COLUMN", help="highest first (default: by rank, the best first)")
-    trials.add_argument("--ascending", action="store_true", help="lowest first")
-    trials.add_argument("--format", choices=FORMATS, default="text", help="to standard output (default: text)")
-    tiles = commands.add_parser("audit", help="copies, leaks, shortcuts and shift among tiles")
-    tiles.add_argument(
+    parser.add_argument("--no-audit", dest="audit", action="store_false", help="do not read all tiles for an audit")
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs=2, type=Path, metavar="RUN", help="run directory, or a file of predictions")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the tables (CSV, Parquet)")
+
+
+def _table_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("search", type=Path, metavar="SEARCH", help="search directory, e.g. runs/NAME")
+    parser.add_argument("--sort", metavar="COLUMN", help="highest first (default: by rank, the best first)")
+    parser.add_argument("--ascending", action="store_true", help="lowest first")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="to standard output (default: text)")
+
+
+def _audit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "store",
         nargs="*",
         type=Path,
@@ -189,15 +202,14 @@ def _parser() -> argparse.ArgumentParser:
         help="tile store; the first is split for training and validation, the others are external sets. With --run: "
         "further external sets, or where the run's stores are now",
     )
-    tiles.add_argument("--run", type=Path, metavar="RUN", help="run directory: its own split and external sets count")
-    tiles.add_argument("--out", type=Path, metavar="DIR", help="folder for every table as CSV and Parquet")
-    tiles.add_argument(
+    parser.add_argument("--run", type=Path, metavar="RUN", help="run directory: its own split and external sets count")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for every table as CSV and Parquet")
+    parser.add_argument(
         "--perturbed",
         type=int,
         metavar="N",
         help="show the run's model at most N validation tiles in nine colours (default: 200; 0: none)",
     )
-    return parser
 
 
 def _count(text: str) -> int:

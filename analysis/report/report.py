@@ -22,8 +22,9 @@ from analysis.panels import ABSENT, TILES, has_tile
 from analysis.report import cells
 from analysis.report.asked import Asked
 from analysis.report.card import model_card
+from analysis.report.maps import colour_bar_uri
 from analysis.report.search_section import SearchSection, search_section
-from analysis.report.sections import ModelSection, colour_bar_uri, model_section
+from analysis.report.sections import ModelSection, model_section
 from analysis.report.tables import headline, over_seeds
 from analysis.search import Search
 from analysis.table import notes

@@ -10,7 +10,7 @@ from typing import Any
 from analysis import search_figures as figures
 from analysis.fields import Field
 from analysis.importance import MANY, Importance, importance
-from analysis.report.sections import Folder, Picture
+from analysis.report.writer import Folder, Picture
 from analysis.search import Search
 from analysis.table import exports
 from analysis.table.columns import TrialTable, trial_table
