@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.resampling import BINS, confidence_bin
-from analysis.scores import Floats, Indices, log_probabilities, softmax, wilson
+from analysis.scores import Floats, Indices, log_probabilities, wilson
+from trainer.temperature import softmax
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def reliability(labels: Indices, probabilities: Floats) -> Reliability:
 
 def at_temperature(probabilities: Floats, temperature: float) -> Floats:
     """The probabilities (N, C) that softmax(logits / temperature) gives, from those at temperature 1."""
-    return softmax(log_probabilities(probabilities) / temperature)
+    return softmax(log_probabilities(probabilities), temperature)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.kinds import EXTERNAL, KINDS, UNKNOWN
-from analysis.scores import Floats, Indices, softmax
+from analysis.scores import Floats, Indices
 from trainer.errors import RunError, UsageError
 from trainer.rundir import RunDir, read_json, read_json_lines
+from trainer.temperature import softmax
 from trainer.tiles.store import META, Meta, TileStore
 
 COLUMNS = ("tile_id", "path", "group", "label", "logits")

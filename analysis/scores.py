@@ -21,20 +21,6 @@ NORMAL = 1.959964
 """The 97.5 % quantile of the normal distribution."""
 
 
-def softmax(logits: ArrayLike) -> Floats:
-    """Probabilities (N, C) of logits (N, C), in float64 so that confident tiles keep an order.
-
-    Raises:
-        ValueError: if a logit is NaN or infinite; the message counts the tiles.
-    """
-    values = np.asarray(logits, dtype=np.float64)
-    if broken := int((~np.isfinite(values)).any(axis=1).sum()):
-        raise ValueError(f"{broken} of {len(values)} tiles have logits that are NaN or infinite")
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    normalised: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return normalised
-
-
 def log_probabilities(probabilities: Floats) -> Floats:
     """Natural logarithms, of the same shape; of a probability of 0, which a finite logit does not have, the least
     there is: -708. They are logits that give these probabilities."""

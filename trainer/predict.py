@@ -36,12 +36,13 @@ from trainer.new_tiles import (
 )
 from trainer.plan import code_version, cpu_has_bf16, refuse_lost
 from trainer.predict_worker import PredictionTask, assemble, predict_together
-from trainer.predictions import facts_of, softmax, write_predictions
+from trainer.predictions import facts_of, write_predictions
 from trainer.progress import say
 from trainer.ranks import Ranks
 from trainer.rundir import Json, PartsDir, append_json_line, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve, this_machine
 from trainer.stop import StopSignals
+from trainer.temperature import softmax
 from trainer.tiles.stain import Difference
 from trainer.tiles.store import REJECTED, TileStore
 from trainer.trained import TrainedRun, open_trained

@@ -65,13 +65,6 @@ def predicted_by(file: Path) -> str | None:
     return (facts_of(file) or {}).get("checkpoint")
 
 
-def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
-    """(n, classes) probabilities of (n, classes) logits, cooled by a temperature."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
 @dataclass(frozen=True)
 class Predicted:
     """Predictions, read: (n, classes) logits of the n tiles whose class is known, and (n,) class indices."""

@@ -5,11 +5,25 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 LEAST, MOST = 0.05, 20.0
 """Where no temperature is best, as for tiles that are all told right or all wrong, one of these is taken."""
 HALVINGS = 50
+
+
+def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities (N, C) of logits (N, C) over a temperature, in float64 so that confident tiles keep an order.
+
+    Raises:
+        ValueError: if a logit is NaN or infinite; the message counts the tiles.
+    """
+    values = np.asarray(logits, dtype=np.float64) / temperature
+    if broken := int((~np.isfinite(values)).any(axis=1).sum()):
+        raise ValueError(f"{broken} of {len(values)} tiles have logits that are NaN or infinite")
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    normalised: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:

@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from analysis import bootstrap, scores
+from analysis import bootstrap
 from analysis.bootstrap import estimates, interval
 from analysis.resampling import Confidence, Counts, Ranks, Temperature
+from trainer.temperature import softmax
 
 CLASSES = 3
 
@@ -19,7 +20,7 @@ def made(tiles: int, seed: int = 0, sharpness: float = 1.5) -> tuple[np.ndarray,
     labels = rng.integers(0, CLASSES, tiles)
     logits = rng.normal(size=(tiles, CLASSES))
     logits[np.arange(tiles), labels] += sharpness
-    return labels, scores.softmax(logits)
+    return labels, softmax(logits)
 
 
 def every(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray | None = None) -> bootstrap.Estimates:
@@ -92,7 +93,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says(monkeypatch: pytest.Mo
 
 def test_all_right_is_wilsons_interval_and_not_a_point() -> None:
     labels, groups = np.arange(30) % CLASSES, np.arange(30) // 6
-    sure = scores.softmax(20 * np.eye(CLASSES)[labels])
+    sure = softmax(20 * np.eye(CLASSES)[labels])
     low, high = stats.binomtest(30, 30).proportion_ci(method="wilson")
     found = every(labels, sure)
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "mcc", "macro_auc", "micro_ap"):

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
-from analysis import scores
 from analysis.calibration import at_temperature, reliability, selective_accuracy
 from analysis.resampling import BINS
+from trainer.temperature import softmax
 
 
 def made(tiles: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return rng.integers(0, 3, tiles), scores.softmax(rng.normal(size=(tiles, 3)))
+    return rng.integers(0, 3, tiles), softmax(rng.normal(size=(tiles, 3)))
 
 
 def test_reliability_is_scikit_learns() -> None:
@@ -35,9 +35,7 @@ def test_reliability_is_scikit_learns() -> None:
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_a_temperature_divides_the_logits(temperature: float) -> None:
     logits = np.random.default_rng(1).normal(size=(20, 4))
-    np.testing.assert_allclose(
-        at_temperature(scores.softmax(logits), temperature), scores.softmax(logits / temperature)
-    )
+    np.testing.assert_allclose(at_temperature(softmax(logits), temperature), softmax(logits / temperature))
 
 
 @given(st.integers(1, 40), st.integers(0, 1000), st.booleans())

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from analysis import scores
 from analysis.comparison import delong, differences, mcnemar
 from analysis.design_effect import widening
 from analysis.resampling import Confidence, Counts
+from trainer.temperature import softmax
 
 
 def made(tiles: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     labels = np.arange(tiles) % 3
     logits = np.random.default_rng(seed).normal(size=(tiles, 3))
     logits[np.arange(tiles), labels] += sharpness
-    return labels, scores.softmax(logits)
+    return labels, softmax(logits)
 
 
 def test_a_difference_is_resampled_in_pairs() -> None:

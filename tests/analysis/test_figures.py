@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from analysis import figures, scores
+from trainer.temperature import softmax
 
 
 def test_class_names_that_a_font_may_lack_get_a_code() -> None:
@@ -80,7 +81,7 @@ def test_the_first_epoch_is_an_integer() -> None:
 def test_every_class_has_a_line_and_the_ten_worst_a_name(classes: int) -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, classes, 600)
-    probabilities = scores.softmax(rng.normal(size=(600, classes)) + 2 * np.eye(classes)[labels])
+    probabilities = softmax(rng.normal(size=(600, classes)) + 2 * np.eye(classes)[labels])
     curves = scores.roc_curves(labels, probabilities)
     names = [f"C{number}" for number in range(classes)]
     figure = figures.roc(curves, scores.micro_roc(labels, probabilities), scores.macro_roc(curves), names, "title")

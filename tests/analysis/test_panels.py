@@ -19,13 +19,13 @@ from analysis.panels import (
     named_tiles,
     under_every_class,
 )
-from analysis.scores import softmax
 from tests.analysis.made_runs import write_model, write_store
 from trainer.checkpoint import MANIFEST, commit, listed, load_best_model, read
 from trainer.config import AugmentSection
 from trainer.ema import PREFIX
 from trainer.errors import UsageError
 from trainer.rundir import RunDir, read_json, write_json
+from trainer.temperature import softmax
 
 AUGMENT = AugmentSection(input_size=64)
 

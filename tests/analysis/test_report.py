@@ -19,7 +19,7 @@ from analysis.report.cells import shown
 from analysis.report.report import Report, write_report
 from analysis.report.tables import headline
 from analysis.report.terminal import show
-from analysis.scores import Interval, softmax
+from analysis.scores import Interval
 from analysis.search import read_search
 from tests.analysis.made_runs import (
     CLASSES,
@@ -32,6 +32,7 @@ from tests.analysis.made_runs import (
 from tests.analysis.made_searches import change, drawn_search, write_final, write_search, write_trial
 from trainer.errors import UsageError
 from trainer.rundir import RunDir, SearchDir
+from trainer.temperature import softmax
 
 
 class Elements(HTMLParser):

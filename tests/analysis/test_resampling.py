@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from analysis import scores
 from analysis.resampling import BINS, Confidence, Counts, Ranks, Scores, Temperature, confidence_bin
-from trainer.temperature import fit_temperature
+from trainer.temperature import fit_temperature, softmax
 
 CLASSES = 4
 
@@ -21,7 +20,7 @@ def weighted(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tiles = draw(st.integers(1, 50))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     labels = rng.integers(0, draw(st.integers(1, CLASSES)), tiles)
-    probabilities = scores.softmax(rng.integers(-3, 4, (tiles, CLASSES)))
+    probabilities = softmax(rng.integers(-3, 4, (tiles, CLASSES)))
     weights = rng.integers(0, 4, tiles)
     weights[rng.integers(tiles)] = 1
     return labels, probabilities, weights
@@ -122,9 +121,9 @@ def test_a_certain_mistake_has_a_finite_loss() -> None:
 def test_temperatures_are_those_that_fit_each_weighting(sharpness: float) -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(300, 3))
-    labels = np.array([rng.choice(3, p=each) for each in scores.softmax(logits)])
+    labels = np.array([rng.choice(3, p=each) for each in softmax(logits)])
     weights = rng.integers(0, 4, (300, 5))
-    found = Temperature(labels, scores.softmax(sharpness * logits)).under(weights.astype(np.float32))["temperature"]
+    found = Temperature(labels, softmax(sharpness * logits)).under(weights.astype(np.float32))["temperature"]
     for column, temperature in zip(weights.T, found, strict=True):
         expected = fit_temperature(sharpness * logits.repeat(column, axis=0), labels.repeat(column))
         assert temperature == pytest.approx(expected, rel=1e-3)

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.special import softmax as scipy_softmax
 from sklearn import metrics
 
 from analysis import scores
+from trainer.temperature import softmax
 
 CLASSES = 4
 
@@ -17,7 +17,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     tiles = draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     labels = rng.integers(0, draw(st.integers(1, CLASSES)), tiles)
-    return labels, scores.softmax(rng.integers(-3, 4, (tiles, CLASSES)))
+    return labels, softmax(rng.integers(-3, 4, (tiles, CLASSES)))
 
 
 @given(scored())
@@ -71,7 +71,7 @@ def test_micro_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
 def test_macro_curve_is_the_mean_of_the_curves() -> None:
     rng = np.random.default_rng(5)
     labels = rng.integers(0, 3, 400)
-    probabilities = scores.softmax(rng.normal(size=(400, CLASSES)) + 2 * np.eye(CLASSES)[labels])
+    probabilities = softmax(rng.normal(size=(400, CLASSES)) + 2 * np.eye(CLASSES)[labels])
     macro = scores.macro_roc(scores.roc_curves(labels, probabilities))
     grid = np.linspace(0, 1, 1001)
     mean = np.zeros_like(grid)
@@ -88,7 +88,7 @@ def test_macro_curve_is_the_mean_of_the_curves() -> None:
 def test_macro_area_is_scikit_learns() -> None:
     rng = np.random.default_rng(6)
     labels = rng.integers(0, CLASSES, 300)
-    probabilities = scores.softmax(rng.normal(size=(300, CLASSES)) + np.eye(CLASSES)[labels])
+    probabilities = softmax(rng.normal(size=(300, CLASSES)) + np.eye(CLASSES)[labels])
     expected = metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
     assert scores.macro_roc(scores.roc_curves(labels, probabilities)).area == pytest.approx(expected)
 
@@ -102,19 +102,6 @@ def test_constant_scores_have_an_area_of_one_half() -> None:
 def test_rows_of_absent_classes_are_not_numbers() -> None:
     shares = scores.by_row(np.array([[3, 1], [0, 0]]))
     np.testing.assert_array_equal(shares, [[0.75, 0.25], [np.nan, np.nan]])
-
-
-def test_softmax_keeps_the_order_of_confident_tiles() -> None:
-    logits = np.random.default_rng(0).normal(scale=300, size=(50, 5))
-    np.testing.assert_allclose(scores.softmax(logits), scipy_softmax(logits, axis=1))
-    close = scores.softmax(np.array([[30.0, 0.0], [31.0, 0.0]], dtype=np.float32))
-    assert close[1, 0] > close[0, 0]
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="1 of 2 tiles have logits that are NaN or infinite"):
-        scores.softmax([[0.0, 1.0], [bad, 1.0]])
 
 
 def test_students_quantiles_are_scipys() -> None:

@@ -23,6 +23,7 @@ def storage(tmp_path: Path) -> Path:
     return tmp_path / "shared runs"
 
 
+@pytest.mark.slow
 def test_stopped_and_requeued_it_ends_as_if_never_stopped(
     slurm: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path
 ) -> None:

@@ -134,7 +134,7 @@ def alone() -> tuple[list[Any], list[np.ndarray]]:
     return gradients_and_evaluations(Ranks())
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow), 4])
 def test_any_number_of_workers_computes_what_one_does(
     alone: tuple[list[Any], list[np.ndarray]], world_size: int
 ) -> None:

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax as scipy_softmax
 
-from trainer.temperature import LEAST, MOST, fit_temperature
+from trainer.temperature import LEAST, MOST, fit_temperature, softmax
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
@@ -33,3 +34,16 @@ def test_bounds_where_there_is_no_best_one() -> None:
     assert fit_temperature(logits, right) == pytest.approx(LEAST)
     assert fit_temperature(logits, (right + 1) % 3) == pytest.approx(MOST)
     assert math.isnan(fit_temperature(np.empty((0, 3)), np.empty(0, np.int64)))
+
+
+def test_softmax_keeps_the_order_of_confident_tiles() -> None:
+    logits = np.random.default_rng(0).normal(scale=300, size=(50, 5))
+    np.testing.assert_allclose(softmax(logits), scipy_softmax(logits, axis=1))
+    close = softmax(np.array([[30.0, 0.0], [31.0, 0.0]], dtype=np.float32))
+    assert close[1, 0] > close[0, 0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="1 of 2 tiles have logits that are NaN or infinite"):
+        softmax([[0.0, 1.0], [bad, 1.0]])

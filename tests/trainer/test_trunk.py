@@ -168,6 +168,7 @@ def together_quietly(ranks: Ranks, plans: list[Plan]) -> list[Outcome]:
     return work_together(plans, ranks, no_report)
 
 
+@pytest.mark.slow
 def test_several_ranks_train_heads_together_as_alone(start: Start) -> None:
     plans = [start(name, 2, **options) for name, options in HEADS.items()]
     assert on_ranks(2, together_quietly, plans) == [[Outcome("done")] * len(plans)] * 2

@@ -62,7 +62,7 @@ def final_weights(run: RunDir) -> str:
     [
         pytest.param(1, RECIPE, id="1-recipe", marks=pytest.mark.slow),
         pytest.param(2, ONECYCLE, id="2-onecycle"),
-        pytest.param(3, RECIPE, id="3-recipe"),
+        pytest.param(3, RECIPE, id="3-recipe", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_random_steps_it_ends_bit_identical(
@@ -220,7 +220,13 @@ def test_where_the_least_is_too_much_it_fails_and_names_the_remedy(make_config: 
     assert "augment.input_size" in outcome.message
 
 
-@pytest.mark.parametrize(("recipe", "workers"), [({}, (1, 2)), (RECIPE, (1, 2, 3))], ids=["plain", "recipe"])
+@pytest.mark.parametrize(
+    ("recipe", "workers"),
+    [
+        pytest.param({}, (1, 2), id="plain"),
+        pytest.param(RECIPE, (1, 2, 3), id="recipe", marks=pytest.mark.slow),
+    ],
+)
 def test_other_numbers_of_workers_end_within_rounding(
     make_config: MakeConfig, recipe: dict[str, object], workers: tuple[int, ...]
 ) -> None:

@@ -24,10 +24,9 @@ from trainer.checkpoint import listed
 from trainer.rundir import Json, RunDir, read_json, write_json
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left")
-@pytest.mark.parametrize(
-    "share", [pytest.param(False, id="alone", marks=pytest.mark.slow), pytest.param("auto", id="together")]
-)
+@pytest.mark.parametrize("share", [pytest.param(False, id="alone"), pytest.param("auto", id="together")])
 def test_stopped_it_goes_on_and_may_be_asked_for_more(make: Callable[..., Path], share: object) -> None:
     """TERM to the whole process group while trials train; then to the end; then two trials more."""
     config = make(**{"search.trials": 3, "search.share_trunk": share, "loop.epochs": 6, "loop.checkpoint_every": 2})
