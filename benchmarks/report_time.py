@@ -125,7 +125,7 @@ def _table(given: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
     for column in ("seconds", "GiB at most"):
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(row["what"], f"{row['seconds']:.1f}", f"{row.get('peak_gib', float('nan')):.2f}")
+        table.add_row(row["what"], f"{row['seconds']:.1f}", f"{row['peak_gib']:.2f}" if "peak_gib" in row else "")
     return table
 
 

@@ -1,4 +1,5 @@
-// Tables sort by a click on a heading, and long ones are searched by their box. Without this script they are as printed.
+// Tables sort by a click on a heading, and long ones are searched by their box; what paper should say is unfolded to be
+// printed. Without this script the page shows the same.
 "use strict";
 for (const table of document.querySelectorAll("table.sorts")) {
   const body = table.tBodies[0];
@@ -28,6 +29,12 @@ for (const table of document.querySelectorAll("table.sorts")) {
     table.parentElement.before(box);
   }
 }
+
+addEventListener("beforeprint", () => {
+  const folded = document.querySelectorAll("details.printed:not([open])");
+  for (const each of folded) each.open = true;
+  addEventListener("afterprint", () => { for (const each of folded) each.open = false; }, { once: true });
+});
 
 function compared(a, b, descending) {
   if (a === "" || b === "") return (a === "") - (b === ""); // what is not there comes last, either way

@@ -87,6 +87,15 @@ def test_a_click_on_a_heading_sorts_and_another_turns_it_round(opened: Opened) -
     assert table.locator("th[aria-sort]").count() == 1
 
 
+def test_what_paper_should_say_is_unfolded_while_it_is_printed(opened: Opened) -> None:
+    count = "document.querySelectorAll('details.printed[open]').length"
+    opened.page.evaluate(f"addEventListener('beforeprint', () => {{ window.unfolded = {count}; }})")
+    assert opened.page.evaluate(count) == 0
+    assert opened.page.pdf().startswith(b"%PDF")
+    assert opened.page.evaluate("window.unfolded") == opened.page.locator("details.printed").count() > 0
+    assert opened.page.evaluate(count) == 0
+
+
 def test_a_long_table_is_searched(browser: Browser, tmp_path: Path) -> None:
     search = drawn_search(tmp_path / "runs" / "searched", 14)
     report = write_report([], tmp_path / "out", read_search(search.path))
