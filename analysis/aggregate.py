@@ -10,6 +10,7 @@ import yaml
 
 from analysis.collect import Model, Predictions, Run
 from analysis.evaluation import Evaluation
+from analysis.kinds import UNKNOWN
 from analysis.scores import log_probabilities
 from trainer.temperature import fit_temperature
 from trainer.wording import counted
@@ -51,10 +52,18 @@ def ensemble(models: Sequence[Model]) -> Model | None:
 
 
 def _of_all(one: Predictions, models: Sequence[Model]) -> list[Predictions]:
-    """What each model says of the tiles of a set, in the same order; empty where one knows other tiles by its name."""
-    same_set = (each for model in models for each in model.predictions if each.split == one.split)
-    found = [aligned for each in same_set if (aligned := each.in_order_of(one)) is not None]
+    """What each model says of the tiles of a set, in the same order; empty where one has not predicted them."""
+    found = [same for model in models if (same := same_set(one, model))]
     return found if len(found) == len(models) else []
+
+
+def same_set(one: Predictions, model: Model) -> Predictions | None:
+    """What a model says of the tiles of a set, in that one's order of tiles and classes; None where it says nothing.
+
+    In a run a set is known by its name too, in a file of predictions by its tiles alone.
+    """
+    by_name = (each for each in model.predictions if one.split == each.split or UNKNOWN in (one.kind, each.kind))
+    return next((same for each in by_name if (same := each.in_order_of(one)) is not None), None)
 
 
 def _mean(predictions: Sequence[Predictions]) -> Predictions:

@@ -41,6 +41,8 @@ class Predictions:
     """(N, C)."""
     left_out: dict[str, int]
     """Tiles not scored, by reason."""
+    classes: tuple[str, ...]
+    """Of the labels and of the columns of the probabilities."""
 
     @cached_property
     def predicted(self) -> Indices:
@@ -48,12 +50,24 @@ class Predictions:
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     def in_order_of(self, other: Predictions) -> Predictions | None:
-        """The same with the tiles in the order of another's; None where it is of other tiles, or other labels."""
+        """The same with tiles and classes in the order of another's; None where it is of other tiles, or other labels.
+
+        Both must have the same classes, which `collect` sees to.
+        """
         place = pd.Index(self.table["tile_id"]).get_indexer(pd.Index(other.table["tile_id"]))
-        if len(self.table) != len(other.table) or (place < 0).any() or (self.labels[place] != other.labels).any():
+        if len(self.table) != len(other.table) or (place < 0).any():
             return None
-        table, labels = self.table.iloc[place].reset_index(drop=True), self.labels[place]
-        return replace(self, table=table, labels=labels, probabilities=self.probabilities[place])
+        labels = np.array([other.classes.index(name) for name in self.classes])[self.labels[place]]
+        if (labels != other.labels).any():
+            return None
+        columns = [self.classes.index(name) for name in other.classes]
+        return replace(
+            self,
+            table=self.table.iloc[place].reset_index(drop=True),
+            labels=labels,
+            probabilities=self.probabilities[place][:, columns],
+            classes=other.classes,
+        )
 
 
 @dataclass(frozen=True)
@@ -214,6 +228,9 @@ def _refuse_missing_keys(identity: dict[str, Any], file: Path) -> None:
         raise UsageError(f"{file}: lacks {', '.join(missing)}; was it written by another program?")
     if identity["data"]["split"] not in KINDS:
         raise UsageError(f"{file}: data.split is {identity['data']['split']!r}, not one of {', '.join(KINDS)}")
+    # They become names of files.
+    if strange := [name for name in identity["data"]["external"] if Path(name).name != name or name[:1] in ("", ".")]:
+        raise UsageError(f"{file}: {', '.join(map(repr, strange))} cannot be the name of an external set")
 
 
 def _refuse_twice(paths: Sequence[Path]) -> None:
@@ -287,6 +304,7 @@ def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]
         labels=labels,
         probabilities=probabilities[known],
         left_out=table["label"][~known].fillna("class unknown").value_counts().to_dict(),
+        classes=classes,
     )
 
 
@@ -304,7 +322,13 @@ def _classes_of(stored: pa.Table, file: Path) -> tuple[str, ...]:
         raise UsageError(
             f"{file}: its schema metadata has no `classes`, a JSON list of the class names in the order of the logits"
         )
-    return tuple(json.loads(metadata[b"classes"]))
+    try:
+        names = json.loads(metadata[b"classes"])
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise UsageError(f"{file}: `classes` in its schema metadata is no JSON list of class names, each there once")
+    return tuple(names)
 
 
 def _table(file: Path, columns: Sequence[str]) -> pa.Table:

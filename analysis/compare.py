@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.aggregate import evaluate
-from analysis.collect import Model, Predictions, Run
+from analysis.aggregate import evaluate, same_set
+from analysis.collect import Model, Predictions
 from analysis.comparison import Discordance, delong, differences, mcnemar
 from analysis.evaluation import CLASS_NAMES, NAMES, Evaluation
 from analysis.scores import Interval
@@ -42,22 +42,16 @@ def compare(models: Sequence[Model]) -> list[SetComparison]:
     Raises:
         UsageError: where there is none.
     """
-    first, second = (evaluate(model) for model in models)
-    found = []
-    for one in first.evaluations:
-        for other in second.evaluations:
-            same_name = one.predictions.split == other.predictions.split or not _are_runs(models)
-            if same_name and (aligned := other.predictions.in_order_of(one.predictions)) is not None:
-                names = (first.model.name, second.model.name)
-                found.append(_compare(names, one, Evaluation(aligned, one.classes, other.temperature)))
+    first, second = models
+    found = [
+        _compare((first.name, second.name), one, Evaluation(aligned, one.classes, None))
+        for one in evaluate(first).evaluations
+        if (aligned := same_set(one.predictions, second))
+    ]
     if not found:
         sets = "\n".join(f"  {model.name}: {_sets(model)}" for model in models)
         raise UsageError(f"these have no set of the same tiles, so they cannot be compared:\n{sets}")
     return found
-
-
-def _are_runs(models: Sequence[Model]) -> bool:
-    return all(isinstance(model, Run) for model in models)
 
 
 def _sets(model: Model) -> str:

@@ -72,5 +72,7 @@ def _parts(column: pd.Series, part: str) -> pd.Series:
 def write(frame: pd.DataFrame, file: Path) -> None:
     """Writes a table as CSV, with the mark without which Excel garbles Chinese names, and as Parquet beside it."""
     whole = expanded(frame)
-    whole.to_csv(file.with_name(f"{file.name}.csv"), index=False, encoding="utf-8-sig")
+    whole.map(exports.as_text).rename(columns=exports.as_text).to_csv(
+        file.with_name(f"{file.name}.csv"), index=False, encoding="utf-8-sig"
+    )
     whole.to_parquet(file.with_name(f"{file.name}.parquet"), index=False)

@@ -16,6 +16,8 @@ from analysis.table import notes
 from analysis.table.columns import Column, TrialTable, selection
 from trainer.errors import UsageError
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 def write(table: TrialTable, form: str) -> None:
     """Writes the table to standard output as `csv`, `parquet`, `html` or `markdown`.
@@ -32,12 +34,20 @@ def write(table: TrialTable, form: str) -> None:
             print(f"warning: {warning}", file=sys.stderr)
 
 
+def as_text(value: object) -> object:
+    """What a spreadsheet would compute when it opens the file, such as a path that begins with `=`, made text by `'`.
+
+    As OWASP says ("CSV injection"); numbers stay numbers.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
 def as_csv(table: TrialTable) -> bytes:
     """All columns, numbers in full precision; nothing where there is no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.name for column in table.columns)
-    writer.writerows([column.value(trial) for column in table.columns] for trial in table.rows)
+    writer.writerow(as_text(column.name) for column in table.columns)
+    writer.writerows([as_text(column.value(trial)) for column in table.columns] for trial in table.rows)
     return text.getvalue().encode()
 
 

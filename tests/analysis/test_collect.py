@@ -64,9 +64,21 @@ def test_runs_of_different_classes_are_refused_with_both_lists(run: RunDir, tmp_
         collect([run.path, other.path])
 
 
-def test_runs_of_the_same_classes_in_another_order_are_taken(run: RunDir, tmp_path: Path) -> None:
-    other = write_run(tmp_path / "runs" / "second", tmp_path / "store", ["train"] * 60, classes=("TUM", "STR", "LYM"))
-    assert [each.name for each in collect([run.path, other.path])] == ["first", "second"]
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "..", ".hidden", ""])
+def test_an_external_set_whose_name_would_leave_the_folder_is_refused(run: RunDir, name: str) -> None:
+    identity = json.loads(run.identity_file.read_text())
+    identity["data"]["external"] = {name: identity["data"]["external"]["elsewhere"]}
+    run.identity_file.write_text(json.dumps(identity))
+    with pytest.raises(UsageError, match="cannot be the name of an external set"):
+        collect([run.path])
+
+
+@pytest.mark.parametrize("classes", ["not json", "3", '"AB"', '["A", "A"]', '["A", 1]', "{}"])
+def test_a_foreign_file_with_broken_class_names_is_refused(run: RunDir, tmp_path: Path, classes: str) -> None:
+    table = pq.read_table(run.predictions_file("val")).replace_schema_metadata({"classes": classes})
+    pq.write_table(table, tmp_path / "foreign.parquet")
+    with pytest.raises(UsageError, match=r"foreign.parquet: `classes` in its schema metadata is no JSON list"):
+        collect([tmp_path / "foreign.parquet"])
 
 
 def test_a_run_given_twice_is_refused(run: RunDir, tmp_path: Path) -> None:

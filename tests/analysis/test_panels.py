@@ -33,7 +33,7 @@ AUGMENT = AugmentSection(input_size=64)
 def predictions(labels: list[int], logits: list[list[float]]) -> Predictions:
     ids = [f"{number:02d}" for number in range(len(labels))]
     table = pd.DataFrame({"tile_id": ids, "path": ids, "group": None, "label": ids})
-    return Predictions("val", "tile-level split", table, np.array(labels), softmax(logits), {})
+    return Predictions("val", "tile-level split", table, np.array(labels), softmax(logits), {}, ("A", "B"))
 
 
 def test_the_surest_right_and_the_surest_wrong_tile_are_chosen() -> None:
@@ -70,7 +70,7 @@ def test_the_choice_does_not_depend_on_the_order_of_rows() -> None:
     made = predictions(labels, logits.tolist())
     order = rng.permutation(40)
     shuffled = Predictions(
-        made.split, made.kind, made.table.iloc[order], made.labels[order], made.probabilities[order], {}
+        made.split, made.kind, made.table.iloc[order], made.labels[order], made.probabilities[order], {}, made.classes
     )
     for label in (0, 1):
         before = {choice: ids(made, rows) for choice, rows in choose(made, label).items()}
