@@ -31,41 +31,41 @@ SPLITS = {
 
 def commands(run: Run) -> list[str]:
     """What was typed, or could have been, to pack the tiles, train the run and write its page."""
-    lines = [_packing(store, path) for path in _stores(run) if (store := _meta(path))]
+    lines = [_packing(known, now) for known, now in _stores(run)]
     config = run.directory.config_file
     lines.append(f"python -m trainer train {shlex.quote(str(config))} --run.name {shlex.quote(run.name)}-again")
     lines.append(f"python -m analysis report {shlex.quote(str(run.place))} --out reports/{shlex.quote(run.name)}")
     return lines
 
 
-def _stores(run: Run) -> list[Path]:
+def _stores(run: Run) -> list[tuple[Path, Path]]:
+    """Where the run knew each store, and where it is now."""
     data = run.identity["data"]
-    return [Path(store["path"]) for store in (data["tiles"], *data["external"].values())]
+    stores = (data["tiles"], *data["external"].values())
+    return [(path := Path(store["path"]), run.moved.get(store["fingerprint"], path)) for store in stores]
 
 
-def _meta(store: Path) -> Meta | None:
+def _packing(known: Path, now: Path) -> str:
+    """How the store was packed, where the run knew it; a comment where that cannot be read any more."""
     try:
-        return Meta.read(store)
+        made = Meta.read(now).made
     except UsageError:
-        return None
-
-
-def _packing(meta: Meta, store: Path) -> str:
-    made = meta.made
+        return f"# {shlex.quote(str(known))} is gone, and with it how it was packed (--store names its place)"
     flags = [f"--{name} {made[name]}" for name in ("size", "mpp") if made.get(name) is not None]
-    source = made.get("source", "SOURCE")
-    return " ".join(["python -m trainer prepare", shlex.quote(str(source)), shlex.quote(str(store)), *flags])
+    flags += ["--unlabelled"] if "labels" in made else []
+    source = str(made.get("source", "SOURCE"))
+    return " ".join(["python -m trainer prepare", shlex.quote(source), shlex.quote(str(known)), *flags])
 
 
 def rejected(run: Run) -> pd.DataFrame:
     """Files that were not taken when the run's stores were packed, by reason: columns `store, reason, files`."""
     rows = []
-    for path in _stores(run):
+    for known, now in _stores(run):
         try:
-            reasons = pd.read_csv(path / REJECTED)["reason"].value_counts()
+            reasons = pd.read_csv(now / REJECTED)["reason"].value_counts()
         except (OSError, ValueError, KeyError):
             continue
-        rows += [{"store": path.name, "reason": str(reason), "files": int(files)} for reason, files in reasons.items()]
+        rows += [{"store": known.name, "reason": str(reason), "files": int(files)} for reason, files in reasons.items()]
     return pd.DataFrame(rows, columns=["store", "reason", "files"])
 
 

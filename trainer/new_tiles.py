@@ -91,6 +91,8 @@ def window(source: Source, trained: TrainedRun, *, resample: bool) -> Size:
             f"{other}: its predictions would mean nothing. --resample looks at as much tissue as those show, resized "
             "(whole tiles, where microns per pixel are unknown); or pack them at that size and scale"
         )
+    if expected is None and not same_scale:
+        raise UsageError(f"{other}: how much tissue its tiles show is not known, so no piece of these can be as large")
     if scale_known and expected is not None and source.mpp and trained.mpp:
         wanted = tuple(round(side * trained.mpp / source.mpp) for side in expected)
         if any(want > side * (1 + SAME_SCALE) for want, side in zip(wanted, size, strict=True)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
+from analysis.evaluation import group_indices
 from analysis.out import made
 from analysis.panels import ABSENT, TILES, has_tile
 from analysis.report import cells
@@ -26,9 +27,11 @@ from analysis.report.maps import colour_bar_uri
 from analysis.report.search_section import SearchSection, search_section
 from analysis.report.sections import ModelSection, model_section
 from analysis.report.tables import headline, over_seeds
+from analysis.report.writer import Room
 from analysis.search import Search
 from analysis.table import notes
 from trainer.errors import UsageError
+from trainer.wording import counted, joined
 
 WARNED = (PROBLEM, WARNING)
 """Levels of findings that stand beside the headline."""
@@ -88,6 +91,7 @@ def write_report(
 
 def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Asked, *, card: bool) -> Report:
     _refuse_unknown_tiles(models, asked.tiles)
+    _refuse_impossible_patients(models, asked.patients)
     edge = _edge(models)
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
@@ -99,8 +103,9 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
     cells.write(summary.headline, out / "headline")
     for number, (_, table) in enumerate(summary.seeds, start=1):
         cells.write(table, out / f"seeds-{number}")
-    sections = [model_section(each, number, out, edge, asked) for number, each in enumerate(evaluated, start=1)]
-    searched = search_section(search, out) if search else None
+    room = Room()
+    searched = search_section(search, out, room) if search else None
+    sections = [model_section(each, number, out, room, edge, asked) for number, each in enumerate(evaluated, start=1)]
     warnings = list(_warnings(sections))
     if card:
         page, text = out / "model-card.md", model_card(sections[0], summary.headline, warnings)
@@ -118,6 +123,18 @@ def _refuse_unknown_tiles(models: Sequence[Model], names: Sequence[str]) -> None
             f"--tile {', '.join(unknown)}: no set has a scored tile of that id or path; the files of predictions in "
             "the run directory have both"
         )
+
+
+def _refuse_impossible_patients(models: Sequence[Model], patients: Mapping[str, int]) -> None:
+    sets = {each.split: each for model in models for each in model.predictions}
+    for name, count in patients.items():
+        if name not in sets:
+            raise UsageError(f"--patients {name}={count}: there is no set {name}; there are {joined(sets)}")
+        tiles = sets[name].table
+        if group_indices(tiles["group"]) is not None:
+            raise UsageError(f"--patients {name}={count}: the slides or patients of {name} are known; leave it out")
+        if count > len(tiles):
+            raise UsageError(f"--patients {name}={count}: {name} has {counted(len(tiles), 'tile')}, so at most as many")
 
 
 def _looks(models: Sequence[Model]) -> Iterator[str]:

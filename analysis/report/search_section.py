@@ -10,7 +10,7 @@ from typing import Any
 from analysis import search_figures as figures
 from analysis.fields import Field
 from analysis.importance import MANY, Importance, importance
-from analysis.report.writer import Folder, Picture
+from analysis.report.writer import Folder, Picture, Room
 from analysis.search import Search
 from analysis.table import exports
 from analysis.table.columns import TrialTable, trial_table
@@ -36,9 +36,9 @@ class SearchSection:
     """What one must know to read the pictures."""
 
 
-def search_section(search: Search, out: Path) -> SearchSection:
+def search_section(search: Search, out: Path, room: Room) -> SearchSection:
     """Draws and writes everything of a search into a folder of its own in `out`."""
-    writer = Folder(out / FOLDER)
+    writer = Folder(out / FOLDER, room)
     writer.folder.mkdir(exist_ok=True)
     table = trial_table(search)
     (writer.folder / "trials.csv").write_bytes(

@@ -27,7 +27,7 @@ from analysis.report.maps import (
     find_explainer,
     measure_maps,
 )
-from analysis.report.writer import Folder, Picture, Writer
+from analysis.report.writer import Folder, Picture, Room, Writer
 from trainer.errors import UsageError
 
 WIDE = 16
@@ -83,12 +83,12 @@ class ModelSection:
     sets: list[SetSection]
 
 
-def model_section(evaluated: Evaluated, number: int, out: Path, edge: int, asked: Asked) -> ModelSection:
+def model_section(evaluated: Evaluated, number: int, out: Path, room: Room, edge: int, asked: Asked) -> ModelSection:
     """Draws and writes everything of one model into a folder of its own in `out`."""
     model, evaluations = evaluated.model, evaluated.evaluations
     folder = out / f"{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', model.name)}"
     folder.mkdir(exist_ok=True)
-    writer = Writer(folder, model, figures.codes(model.classes), edge)
+    writer = Writer(folder, room, model=model, codes=figures.codes(model.classes), edge=edge)
     explainer = find_explainer(model) if evaluations else ""
     return ModelSection(
         anchor=f"model-{number}",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analysis import figures
 from analysis.collect import Model
@@ -24,18 +26,34 @@ class Picture:
     """Whether it takes the whole width of the page."""
 
 
+@dataclass
+class Room:
+    """What a page has left for figures as outlines, in bytes; those that come later stand in it as pixels, at a third.
+
+    Beside the page lie both of each.
+    """
+
+    bytes: int = 2_000_000
+
+
 @dataclass(frozen=True)
 class Folder:
     """Where the files of a model or a search go."""
 
     folder: Path
+    room: Room = field(default_factory=Room)
 
     def picture(self, figure: Figure, name: str, alt: str, wide: bool = False) -> Picture:
         """Writes a figure as PNG and SVG, and returns it for the page."""
-        drawn = figures.svg(figure)
+        drawn, pixels = figures.svg(figure), self.folder / f"{name}.png"
         (self.folder / f"{name}.svg").write_bytes(drawn)
-        figures.png(figure, self.folder / f"{name}.png")
-        return Picture(as_uri("image/svg+xml", drawn), alt, wide)
+        figures.png(figure, pixels)
+        uri = as_uri("image/svg+xml", drawn)
+        if len(uri) > self.room.bytes:
+            uri = as_uri("image/webp", figures.picture(np.asarray(Image.open(pixels)), format="WEBP", lossless=True))
+        else:
+            self.room.bytes -= len(uri)
+        return Picture(uri, alt, wide)
 
     def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """Writes a table as CSV and Parquet, and returns it for the page."""
@@ -47,9 +65,9 @@ class Folder:
 class Writer(Folder):
     """Where the files of a model go, and how it is drawn."""
 
-    model: Model
-    codes: list[str]
-    edge: int
+    model: Model = field(kw_only=True)
+    codes: list[str] = field(kw_only=True)
+    edge: int = field(kw_only=True)
     """Side of a tile on the page, px."""
 
     def title(self, what: str, split: str, kind: str) -> str:

@@ -455,6 +455,13 @@ def test_how_much_wider_intervals_would_be_of_known_patients(
     with pytest.raises(SystemExit):
         main(["report", str(run.path), "--out", out, "--patients", "elsewhere"])
     assert "should be SET=N" in capsys.readouterr().err
+    for given, said in (
+        ("elsewere=3", "there is no set elsewere; there are val and elsewhere"),
+        ("val=3", "the slides or patients of val are known"),
+        ("elsewhere=13", "elsewhere has 12 tiles, so at most as many"),
+    ):
+        assert main(["report", str(run.path), "--out", out, "--patients", given]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -476,6 +483,18 @@ def test_how_to_do_it_again_and_how_it_was_done(run: RunDir, tmp_path: Path) -> 
     assert "so that all tiles of a slide or patient are on one side: 45 for training and 15 for validation" in page.text
     rejected = pd.read_csv(tmp_path / "out" / "1-first" / "rejected.csv", encoding="utf-8-sig")
     assert rejected.set_index("reason")["files"].to_dict() == {"damaged": 2, "of another size": 1}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_of_a_store_that_moved_it_is_known_how_it_was_packed(run: RunDir, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "rejected.csv").write_text("path,reason\na.tif,damaged\n")
+    moved = store.rename(tmp_path / "moved")
+    page = Elements(write_report(collect([run.path]), tmp_path / "lost").page)
+    assert f"# {store} is gone, and with it how it was packed" in page.text
+    page = Elements(write_report(collect([run.path], [moved]), tmp_path / "found").page)
+    assert f"python -m trainer prepare SOURCE {store}" in page.text
+    assert pd.read_parquet(tmp_path / "found" / "1-first" / "rejected.parquet")["files"].tolist() == [1]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,0 +1,70 @@
+"""A page stays small enough to be sent, however much stands on it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis import figures
+from analysis.collect import collect
+from analysis.report.report import write_report
+from analysis.report.writer import Folder, Room
+from tests.analysis.made_runs import skewed_logits, write_model, write_predictions, write_run, write_store
+from trainer.rundir import RunDir
+
+MOST_BYTES = 5_000_000
+
+
+def test_figures_beyond_the_room_are_pixels_on_the_page_and_both_beside_it(tmp_path: Path) -> None:
+    room = Room(100_000)
+    folder, matrix = Folder(tmp_path, room), np.array([[5, 1], [0, 7]])
+    drawn = [
+        folder.picture(figures.confusion(matrix, ["A", "B"], "a matrix"), str(number), "a matrix")
+        for number in range(9)
+    ]
+    kinds = [picture.uri.partition(";")[0] for picture in drawn]
+    outlines = kinds.count("data:image/svg+xml")
+    assert 1 < outlines < 9
+    assert kinds == ["data:image/svg+xml"] * outlines + ["data:image/webp"] * (9 - outlines)
+    assert sum(len(picture.uri) for picture in drawn[:outlines]) + room.bytes == 100_000
+    shown = Image.open(io.BytesIO(base64.b64decode(drawn[-1].uri.partition(",")[2])))
+    assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(Image.open(tmp_path / "8.png").convert("RGB")))
+    assert {file.name for file in tmp_path.iterdir()} == {f"{n}.{form}" for n in range(9) for form in ("png", "svg")}
+
+
+def drawn_run(path: Path, classes: int, stores: list[Path]) -> RunDir:
+    """A run with maps, of a store and external ones whose tiles are noise, which no picture format makes small."""
+    names = [f"C{number:02d}" for number in range(classes)]
+    labels = names * 6
+    tiles = np.random.default_rng(0).integers(0, 256, (len(labels), 64, 64, 3), dtype=np.uint8)
+    indices = [write_store(store, labels, tiles) for store in stores]
+    split = ["val"] * len(labels)
+    external = {store.name: store for store in stores[1:]}
+    run = write_run(path, stores[0], split, classes=names, external=external)
+    for place, (name, index) in enumerate(zip(["val", *external], indices, strict=True)):
+        logits = skewed_logits(index["label"], names, 2.0, place)
+        write_predictions(run.predictions_file(name), index, logits, names)
+    write_model(run, classes)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runs", "classes", "sets"), [(3, 9, 2), (1, 50, 2), (1, 50, 4)])
+def test_many_runs_classes_and_sets_fit_on_a_page(tmp_path: Path, runs: int, classes: int, sets: int) -> None:
+    stores = [tmp_path / f"store-{number}" for number in range(sets)]
+    first = drawn_run(tmp_path / "runs" / "run-0", classes, stores)
+    paths = [first.path]
+    for number in range(1, runs):
+        paths.append(first.path.with_name(f"run-{number}"))
+        shutil.copytree(first.path, paths[-1])
+        identity = json.loads(first.identity_file.read_text()) | {"run": paths[-1].name}
+        RunDir(paths[-1]).identity_file.write_text(json.dumps(identity))
+    report = write_report(collect(paths), tmp_path / "out")
+    assert report.page.stat().st_size < MOST_BYTES
