@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jinja2
 import pandas as pd
+import yaml
 
 from analysis.report import cells
 from analysis.report.sections import ModelSection
 from analysis.table.exports import in_markdown, pipes
+
+TASK = "image-classification"
+METRICS = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "macro F1": "f1", "macro AUC": "roc_auc"}
+"""What the hub calls the headline's scores."""
 
 
 def model_card(section: ModelSection, headline: pd.DataFrame, warnings: Sequence[str]) -> str:
@@ -31,7 +37,37 @@ def model_card(section: ModelSection, headline: pd.DataFrame, warnings: Sequence
     environment.filters["md"] = lambda text: in_markdown(str(text))
     environment.globals["table"] = _table
     template = environment.get_template("card.md.j2")
-    return template.render(model=section.model, section=section, headline=headline, warnings=warnings)
+    return template.render(
+        model=section.model,
+        section=section,
+        headline=headline,
+        warnings=warnings,
+        front=yaml.safe_dump(_front(section.model.name, headline), sort_keys=False, allow_unicode=True),
+        effort=dict(section.facts)["Training"],
+    )
+
+
+def _front(name: str, headline: pd.DataFrame) -> dict[str, object]:
+    """What the hub reads of a card: tags, and the scores as its `model-index` has them."""
+    results = [
+        {
+            "task": {"type": TASK},
+            "dataset": {"name": f"{row['set']} ({row['split']})", "type": row["set"]},
+            "metrics": [
+                {"type": kind, "name": column, "value": round(row[column].value, 4)}
+                for column, kind in METRICS.items()
+                if not math.isnan(row[column].value)
+            ],
+        }
+        for row in headline.to_dict("records")
+    ]
+    return {
+        "library_name": "torchvision",
+        "pipeline_tag": TASK,
+        "tags": ["histology", "pathology", "resnet50"],
+        "metrics": list(METRICS.values()),
+        "model-index": [{"name": name, "results": results}],
+    }
 
 
 def _table(frame: pd.DataFrame) -> str:

@@ -383,7 +383,10 @@ def test_a_model_card_has_hugging_faces_headings_and_the_scores(run: RunDir, tmp
     as_tile_level(run)
     card = card_of(run, tmp_path / "out")
     front, body = card.removeprefix("---\n").split("\n---\n", 1)
-    assert yaml.safe_load(front)["pipeline_tag"] == "image-classification"
+    known = yaml.safe_load(front)
+    assert known["pipeline_tag"] == "image-classification"
+    [model] = known["model-index"]
+    assert [each["dataset"]["type"] for each in model["results"]] == ["val", "elsewhere"]
     headings = [line for line in body.splitlines() if line.startswith("#")]
     for heading in (
         "# Model Card for first",
@@ -392,10 +395,17 @@ def test_a_model_card_has_hugging_faces_headings_and_the_scores(run: RunDir, tmp
         "## Bias, Risks, and Limitations",
         "## How to Get Started with the Model",
         "## Training Details",
+        "#### Training Hyperparameters",
         "## Evaluation",
+        "### Testing Data, Factors & Metrics",
+        "## Environmental Impact",
+        "## Citation",
+        "## Model Card Contact",
     ):
         assert heading in headings
     outside = headline([evaluate(model) for model in collect([run.path])]).iloc[1]["balanced accuracy"]
+    named = {metric["type"]: metric["value"] for metric in model["results"][1]["metrics"]}
+    assert named["balanced_accuracy"] == round(outside.value, 4)
     assert f"{outside.value:.3f} ({outside.low:.3f}-{outside.high:.3f})" in body
     assert "Tile-level split: tiles of one slide lie on both sides" in body
     assert not (tmp_path / "out" / "index.html").exists()
