@@ -157,7 +157,7 @@ def _set_section(
         evaluation=evaluation,
         pictures=[*_matrices(writer, each), *_curves_of_classes(writer, each), *_confidence(writer, evaluation)],
         every_score=writer.table(tables.every_score(evaluation), f"{split}-scores"),
-        per_class=writer.table(tables.per_class(evaluation), f"{split}-classes"),
+        per_class=writer.table(tables.per_class(evaluation, model.class_names), f"{split}-classes"),
         per_group=writer.table(tables.per_group(evaluation), f"{split}-groups") if grouped else None,
         widenings=None if grouped else tables.widenings(len(each.labels), asked.patients.get(split)),
         maps=explainer if isinstance(explainer, str) else draw_maps(writer, each, explainer),

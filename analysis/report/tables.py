@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -69,12 +69,16 @@ def every_score(evaluation: Evaluation) -> pd.DataFrame:
     return pd.DataFrame({"score": list(NAMES.values()), "value": [every[name] for name in NAMES]})
 
 
-def per_class(evaluation: Evaluation) -> pd.DataFrame:
-    """Tiles, and precision, recall, specificity, F1, one-vs-rest AUC and average precision of each class."""
+def per_class(evaluation: Evaluation, names: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """Tiles, precision, recall, specificity, F1, one-vs-rest AUC and average precision of each class.
+
+    `names` are the classes' long ones, where they were given.
+    """
     tiles = np.bincount(evaluation.predictions.labels, minlength=len(evaluation.classes))
     every = evaluation.scores.by_class
     scores_ = {CLASS_NAMES[name]: every[name] for name in CLASS_NAMES}
-    return pd.DataFrame({"class": evaluation.classes, "tiles": tiles, **scores_})
+    long = _long_names(evaluation.classes, names)
+    return pd.DataFrame({"class": evaluation.classes, **long, "tiles": tiles, **scores_})
 
 
 def per_group(evaluation: Evaluation) -> pd.DataFrame:
@@ -126,15 +130,20 @@ def confusion(predictions: Predictions, classes: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
+def _long_names(classes: Sequence[str], given: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """English and Chinese names of classes, where any were given."""
+    languages = {"English": "en", "Chinese": "zh"} if given else {}
+    return {language: [given.get(name, {}).get(key, "") for name in classes] for language, key in languages.items()}
+
+
 def classes(run: Model, codes: Sequence[str]) -> pd.DataFrame:
     """Names of each class, its code in figures, and its tiles in each set (missing where nothing tells them)."""
     given = run.class_names
     frame = pd.DataFrame({"class": run.classes})
     if list(codes) != list(run.classes):
         frame["in figures"] = list(codes)
-    if given:
-        frame["English"] = [given.get(name, {}).get("en", "") for name in run.classes]
-        frame["Chinese"] = [given.get(name, {}).get("zh", "") for name in run.classes]
+    for language, names in _long_names(run.classes, given).items():
+        frame[language] = names
     for split, counts in _counts(run).items():
         frame[split] = pd.array([counts.get(name, 0) for name in run.classes], dtype="Int64")
     return frame

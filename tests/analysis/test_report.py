@@ -127,6 +127,8 @@ def test_tables_are_written_beside_the_page_as_excel_reads_them(run: RunDir, tmp
     assert (folder / "classes.csv").read_bytes().startswith(b"\xef\xbb\xbf")
     classes = pd.read_csv(folder / "classes.csv", encoding="utf-8-sig").set_index("class")
     assert classes.loc["TUM", "Chinese"] == "肿瘤组织"
+    by_class = pd.read_csv(folder / "elsewhere-classes.csv", encoding="utf-8-sig").set_index("class")
+    assert by_class["Chinese"].dropna().to_dict() == {"TUM": "肿瘤组织"}
     assert classes[["train", "val", "elsewhere"]].sum().tolist() == [45, 15, 12]
     confusion = pd.read_csv(folder / "elsewhere-confusion.csv", encoding="utf-8-sig")
     stored = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
