@@ -36,8 +36,10 @@ class MapKind:
     def unit(self) -> str:
         """What a cell's value is."""
         if self.is_closed_form:
-            return "what a cell adds to the logit"
-        return "gradient of the logit times activation, so what a cell adds to first order"
+            return "what a cell adds to the class's logit"
+        if self.method == LAYERCAM:
+            return "activations times gradients of the class's logit, without those that lower it"
+        return "activations times their mean gradient of the class's logit"
 
     def __str__(self) -> str:
         return f"{NAMES.get(self.method, self.method)} at {self.layer}"

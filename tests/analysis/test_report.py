@@ -573,7 +573,7 @@ def test_maps_of_another_stage_are_drawn_and_named(
     assert main([*given, "--out", str(out), "--maps-at", "layer3"]) == 0
     text = Elements(out / "index.html").text
     assert "Where the evidence lies: LayerCAM at layer3, of the predicted class" in text
-    assert "numbers are gradient of the logit times activation" in text
+    assert "numbers are activations times gradients of the class's logit, without those that lower it." in text
     assert "Maps of 4 x 4 cells; a cell is 16 px of the input, 12 px (6 µm) of the tile" in text
     bars = (out / "index.html").read_text(encoding="utf-8").count('<span class="unit">LayerCAM at layer3</span>')
     assert bars == sum(alt.startswith("Map of ") for alt in alts(Elements(out / "index.html"))) > 10
