@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.map_kinds import GRADCAM, LAYERS, METHODS, MapKind
 from analysis.report.asked import Asked
 from trainer.errors import RunError, UsageError
 
@@ -20,7 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "report":
-            asked = Asked(dict(options.patients), options.measured_maps, tuple(options.tile), options.audit)
+            asked = Asked(
+                dict(options.patients),
+                options.measured_maps,
+                tuple(dict.fromkeys(options.tile)),
+                MapKind(options.maps_at, options.maps_by),
+                options.audit,
+            )
             report(options.path, options.out, options.store, asked, card=options.format == "markdown")
         elif options.command == "compare":
             compare(options.models, options.out)
@@ -176,8 +183,19 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         help=f"measure what maps lie on, on N tiles of each class of the first set (default {ALL.measured_maps})",
     )
     parser.add_argument(
-        "--tile", action="append", default=[], metavar="TILE", help="show a tile under every class: its path or id"
+        "--tile",
+        action="append",
+        default=[],
+        metavar="TILE",
+        help="show the maps of a tile, also under every class: its path in the source, or its id (repeatable)",
     )
+    parser.add_argument(
+        "--maps-at",
+        choices=LAYERS,
+        default=LAYERS[-1],
+        help=f"draw maps at a stage of the network; earlier ones have smaller cells (default {LAYERS[-1]})",
+    )
+    parser.add_argument("--maps-by", choices=METHODS, default=GRADCAM, help=f"how maps are made (default {GRADCAM})")
     parser.add_argument("--no-audit", dest="audit", action="store_false", help="do not read all tiles for an audit")
 
 

@@ -21,6 +21,8 @@ from PIL import Image
 from analysis.scores import Roc, by_row
 
 Pixels = NDArray[np.uint8]
+MapRow = tuple[str, Sequence[tuple[Pixels, Pixels, str]], float]
+"""A row of a sheet of maps: its name; tile, overlay and caption of each case; the highest value of its maps."""
 
 # From Paul Tol's and Okabe and Ito's schemes. Those of one dash are far apart to any eye, also without red or green;
 # those of different dashes may be near to the colour-blind, and differ in the dash.
@@ -221,7 +223,7 @@ def _pixels(values: NDArray[np.float64]) -> Pixels:
 
 
 @STYLED
-def map_sheet(rows: Sequence[tuple[str, Sequence[tuple[Pixels, Pixels, str]], float]], title: str) -> Figure:
+def map_sheet(rows: Sequence[MapRow], title: str) -> Figure:
     """One row a class: tile and overlay of each case, captioned, and the row's colour bar from 0 to its highest value.
 
     All tiles have one size. It is a single picture with text on it: axes for each tile would take a minute to draw.

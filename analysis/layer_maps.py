@@ -1,7 +1,8 @@
-"""Maps at stages before the last, where cells are smaller: Grad-CAM and LayerCAM, with a backward pass by captum."""
+"""Maps of the page's kinds; at stages before the last, where cells are smaller, with a backward pass by captum."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -10,10 +11,34 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from analysis.gradcam import BATCH, Floats
+from analysis.gradcam import BATCH, Floats, maps_of_tiles
+from analysis.map_kinds import GRADCAM, MapKind
 
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
-METHODS = GRADCAM, LAYERCAM = ("gradcam", "layercam")
+
+def maps_of_classes(
+    model: nn.Sequential,
+    tiles: NDArray[np.uint8],
+    transform: Callable[[Tensor], Tensor],
+    labels: NDArray[np.int64],
+    kind: MapKind,
+    *,
+    centre: bool = False,
+) -> Floats:
+    """Maps of some classes of each tile: (N, L, h, w), not negative.
+
+    Args:
+        model: `trainer.model.build`'s network, in evaluation mode.
+        tiles: (N, H, W, 3), source pixels.
+        transform: source pixels to the network's input.
+        labels: (N, L) the classes that a tile's maps speak for.
+        kind: Grad-CAM at the last stage takes one forward pass, any other a backward pass for each of the L.
+        centre: each class against the mean of all, as `gradcam.centred`.
+    """
+    if kind.is_closed_form:
+        every = maps_of_tiles(model, tiles, transform, centre=centre)
+        return np.take_along_axis(every, labels[:, :, None, None], axis=1)
+    seen = _with_centred_logits(model) if centre else model
+    return np.stack([layer_maps(seen, tiles, transform, label, kind) for label in labels.T], axis=1)
 
 
 def layer_maps(
@@ -21,9 +46,7 @@ def layer_maps(
     tiles: NDArray[np.uint8],
     transform: Callable[[Tensor], Tensor],
     labels: NDArray[np.int64],
-    *,
-    layer: str = "layer4",
-    method: str = LAYERCAM,
+    kind: MapKind,
 ) -> Floats:
     """One map a tile at a stage: (N, h, w), not negative.
 
@@ -36,14 +59,11 @@ def layer_maps(
         tiles: (N, H, W, 3), source pixels.
         transform: source pixels to the network's input.
         labels: (N,) the classes that the maps speak for.
-        layer: one of `LAYERS`: maps of 1/4, 1/8, 1/16 and 1/32 of the input's side.
-        method: one of `METHODS`.
+        kind: maps have 1 / `kind.stride` of the input's side.
     """
-    if layer not in LAYERS or method not in METHODS:
-        raise ValueError(f"{layer}, {method}: layers are {', '.join(LAYERS)}, methods {', '.join(METHODS)}")
-    attribute = _gradcam if method == GRADCAM else _layercam
-    stage = model.get_submodule(layer)
-    parts = (torch.split(torch.from_numpy(each), BATCH) for each in (tiles, labels))
+    attribute = _gradcam if kind.method == GRADCAM else _layercam
+    stage = model.get_submodule(kind.layer)
+    parts = (torch.split(torch.from_numpy(each), BATCH) for each in (tiles, np.ascontiguousarray(labels)))
     return np.concatenate(
         [attribute(model, stage, transform(batch), label).numpy() for batch, label in zip(*parts, strict=True)]
     )
@@ -58,3 +78,15 @@ def _layercam(model: nn.Module, stage: nn.Module, images: Tensor, labels: Tensor
     """Stages end in a ReLU: gradient times activation is positive where the gradient is, and nowhere else."""
     found: Tensor = LayerGradientXActivation(model, stage).attribute(images.requires_grad_(), target=labels)
     return found.clamp(min=0).sum(dim=1).detach()
+
+
+class _Centre(nn.Module):
+    """Logits (N, C) less their mean over the classes."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits - logits.mean(dim=1, keepdim=True)
+
+
+def _with_centred_logits(model: nn.Sequential) -> nn.Sequential:
+    """The same network and weights; its stages keep their names."""
+    return nn.Sequential(OrderedDict([*model.named_children(), ("centre", _Centre())])).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from analysis.collect import Predictions, Run
-from analysis.gradcam import maps_of_tiles
+from analysis.layer_maps import maps_of_classes
+from analysis.map_kinds import MapKind
 from trainer.config import AugmentSection
 from trainer.errors import UsageError
 from trainer.tiles.augment import evaluation_batch, evaluation_box
@@ -37,8 +38,7 @@ ABSENT = {
 }
 NAMED = "chosen by name"
 SEED = 0
-STRIDE = 32
-"""Side in input pixels of a cell of ResNet's last stage."""
+PLAIN = MapKind()
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class View:
     tile_size: tuple[int, int]
     mpp: float | None
     """Microns per pixel of the tiles."""
+    kind: MapKind
 
     @property
     def cell(self) -> tuple[float, float]:
@@ -113,35 +114,39 @@ class Panels(View):
     classes: tuple[Panel, ...]
 
 
+@dataclass(frozen=True)
+class EveryClass:
+    """One tile with the maps of all classes."""
+
+    case: Case
+    probabilities: NDArray[np.float64]
+    """(C,)."""
+    class_maps: NDArray[np.float32]
+    """(C, h, w), in units of the logit."""
+    centred_maps: NDArray[np.float32]
+    """The same of each class against the mean of all."""
+
+    @property
+    def highest(self) -> float:
+        """Largest value of its maps: the upper end of the colour bar that they share."""
+        return float(self.class_maps.max())
+
+    @property
+    def highest_centred(self) -> float:
+        """The same of the centred maps."""
+        return float(self.centred_maps.max())
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedTiles(View):
     """Tiles that somebody asked for, in that order."""
 
-    cases: tuple[Case, ...]
+    tiles: tuple[EveryClass, ...]
 
     @property
     def highest(self) -> float:
-        """Largest value of its maps."""
-        return _highest(self.cases)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EveryClass(View):
-    """One tile with the maps of all classes, which share a colour bar."""
-
-    path: str
-    true: int
-    probabilities: NDArray[np.float64]
-    """(C,)."""
-    tile: NDArray[np.uint8]
-    """(H, W, 3)."""
-    class_maps: NDArray[np.float32]
-    """(C, h, w), in units of the logit."""
-
-    @property
-    def highest(self) -> float:
-        """Largest value of its maps."""
-        return float(self.class_maps.max())
+        """Largest value of the maps of the predicted classes: the upper end of the colour bar of the panel."""
+        return _highest([each.case for each in self.tiles])
 
 
 def choose(predictions: Predictions, label: int) -> dict[str, tuple[int, ...]]:
@@ -160,8 +165,10 @@ def choose(predictions: Predictions, label: int) -> dict[str, tuple[int, ...]]:
     return {choice: tuple(some.tolist()) for choice, some in zip(CHOICES, rows, strict=True) if len(some)}
 
 
-def make_panels(run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection) -> Panels:
-    """Chooses tiles of each class, reads them, and computes their maps.
+def make_panels(
+    run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection, kind: MapKind = PLAIN
+) -> Panels:
+    """Chooses tiles of each class, reads them, and computes the maps of the classes that were predicted.
 
     Raises:
         UsageError: if there is no tile, the store is gone or not the one that the run was evaluated on, or the input is
@@ -171,46 +178,47 @@ def make_panels(run: Run, predictions: Predictions, model: nn.Sequential, augmen
         raise UsageError("no tile of the set has a class that the model knows")
     chosen = [choose(predictions, label) for label in range(len(run.classes))]
     rows = sorted({row for choices in chosen for some in choices.values() for row in some})
-    sight = _look(run, predictions, model, augment, rows)
+    sight = Sight(run, predictions, augment, rows, kind)
+    found = sight.maps(model, predictions.predicted[rows][:, None])[:, 0]
+    at = {row: place for place, row in enumerate(rows)}
+
+    def cases(choice: str, some: Sequence[int]) -> tuple[Case, ...]:
+        return tuple(sight.case(choice, at[row], found[at[row]]) for row in some)
+
     panels = tuple(
-        Panel(label, {choice: tuple(sight.case(choice, row) for row in some.get(choice, ())) for choice in CHOICES})
+        Panel(label, {choice: cases(choice, some.get(choice, ())) for choice in CHOICES})
         for label, some in enumerate(chosen)
     )
-    return Panels(classes=panels, **sight.view)
+    return Panels(classes=panels, **sight.view(found))
 
 
 def named_tiles(
-    run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection, names: Sequence[str]
+    run: Run,
+    predictions: Predictions,
+    model: nn.Sequential,
+    augment: AugmentSection,
+    names: Sequence[str],
+    kind: MapKind = PLAIN,
 ) -> NamedTiles:
-    """The maps of tiles that are named by tile id or by path in their source.
+    """Tiles that are named by tile id or by path in their source, with the maps of all classes.
 
     Raises:
         UsageError: naming every tile that the set does not have, with what comes near; and as `make_panels`.
     """
     rows = find_tiles(predictions, names)
-    sight = _look(run, predictions, model, augment, sorted(set(rows)))
-    return NamedTiles(cases=tuple(sight.case(NAMED, row) for row in rows), **sight.view)
-
-
-def under_every_class(
-    run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection, name: str
-) -> EveryClass:
-    """One tile, by tile id or path, with the maps of all classes.
-
-    Raises:
-        UsageError: as `named_tiles`.
-    """
-    [row] = find_tiles(predictions, [name])
-    sight = _look(run, predictions, model, augment, [row])
-    tile, class_maps = sight.found[row]
-    return EveryClass(
-        path=str(predictions.table["path"].iloc[row]),
-        true=int(predictions.labels[row]),
-        probabilities=predictions.probabilities[row],
-        tile=tile,
-        class_maps=class_maps,
-        **sight.view,
+    sight = Sight(run, predictions, augment, rows, kind)
+    every = np.tile(np.arange(len(run.classes)), (len(rows), 1))
+    plain, centred = (sight.maps(model, every, centre=centre) for centre in (False, True))
+    tiles = tuple(
+        EveryClass(
+            case=sight.case(NAMED, place, plain[place, predictions.predicted[row]]),
+            probabilities=predictions.probabilities[row],
+            class_maps=plain[place],
+            centred_maps=centred[place],
+        )
+        for place, row in enumerate(rows)
     )
+    return NamedTiles(tiles=tiles, **sight.view(plain))
 
 
 def has_tile(predictions: Predictions, name: str) -> bool:
@@ -229,10 +237,15 @@ def find_tiles(predictions: Predictions, names: Sequence[str]) -> list[int]:
     rows = {str(name): row for column in ("path", "tile_id") for row, name in enumerate(predictions.table[column])}
     unknown = [name for name in names if name not in rows]
     if unknown:
-        near = {name: get_close_matches(name, rows, n=1) for name in unknown}
-        said = [f"{name} (near: {near[name][0]})" if near[name] else name for name in unknown]
-        raise UsageError(f"not among the scored tiles of {predictions.split}: {', '.join(said)}")
+        raise UsageError(f"not among the scored tiles of {predictions.split}: {', '.join(with_near(unknown, rows))}")
     return [rows[name] for name in names]
+
+
+def with_near(unknown: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Names that are not known, each with the known one that comes near, if any does."""
+    known = list(known)
+    near = {name: get_close_matches(name, known, n=1) for name in unknown}
+    return [f"{name} (near: {near[name][0]})" if near[name] else name for name in unknown]
 
 
 def places(store: TileStore, tile_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -250,33 +263,41 @@ def places(store: TileStore, tile_ids: Sequence[str]) -> NDArray[np.int64]:
     return rows
 
 
-def refuse_one_cell(input_size: int) -> None:
-    """Refuses an input (side in px) that leaves the last stage a single cell.
+def refuse_one_cell(input_size: int, kind: MapKind = PLAIN) -> None:
+    """Refuses an input (side in px) that leaves a stage a single cell.
 
     Raises:
         UsageError: with the smallest input that would do.
     """
-    if input_size <= STRIDE:
+    if input_size <= kind.stride:
         raise UsageError(
-            f"an input of {input_size} px leaves the network's last stage a single cell, which cannot say where in a "
-            f"tile the evidence lies; train with an augment.input_size of {2 * STRIDE} (maps of 2 x 2 cells) or more "
-            f"({7 * STRIDE}: 7 x 7)"
+            f"an input of {input_size} px leaves the network's {kind.layer} a single cell, which cannot say where in a "
+            f"tile the evidence lies; train with an augment.input_size of {2 * kind.stride} (maps of 2 x 2 cells) or "
+            f"more ({7 * kind.stride}: 7 x 7)"
         )
 
 
-@dataclass(frozen=True)
 class Sight:
-    """Some tiles and their maps."""
+    """The tiles at some rows of a set's predictions, as the network sees them.
 
-    predictions: Predictions
-    found: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]
-    """By row: the tile (H, W, 3) and the maps of all classes (C, h, w)."""
-    view: dict[str, Any]
-    """The fields of `View`."""
+    Raises:
+        UsageError: as `make_panels`.
+    """
 
-    def case(self, choice: str, row: int) -> Case:
-        """One of the tiles with the map of the class that was predicted."""
-        tile, class_maps = self.found[row]
+    def __init__(self, run: Run, predictions: Predictions, augment: AugmentSection, rows: Sequence[int], kind: MapKind):
+        refuse_one_cell(augment.input_size, kind)
+        self.predictions, self.augment, self.rows, self.kind = predictions, augment, rows, kind
+        self.store = run.open_store(predictions.split)
+        self.tiles = self.store.tiles[places(self.store, predictions.table["tile_id"].iloc[list(rows)].tolist())]
+
+    def maps(self, model: nn.Sequential, labels: NDArray[np.int64], *, centre: bool = False) -> NDArray[np.float32]:
+        """Maps (N, L, h, w) of the classes `labels` (N, L) of each tile; `centre` as of `maps_of_classes`."""
+        transform = partial(evaluation_batch, augment=self.augment)
+        return maps_of_classes(model, self.tiles, transform, labels, self.kind, centre=centre)
+
+    def case(self, choice: str, place: int, class_map: NDArray[np.float32]) -> Case:
+        """The tile at a place among the rows, with the map (h, w) of the class that was predicted."""
+        row = self.rows[place]
         predicted = int(self.predictions.predicted[row])
         return Case(
             choice=choice,
@@ -284,27 +305,20 @@ class Sight:
             true=int(self.predictions.labels[row]),
             predicted=predicted,
             probability=float(self.predictions.probabilities[row, predicted]),
-            tile=tile,
-            class_map=class_maps[predicted],
+            tile=self.tiles[place],
+            class_map=class_map,
         )
 
-
-def _look(
-    run: Run, predictions: Predictions, model: nn.Sequential, augment: AugmentSection, rows: Sequence[int]
-) -> Sight:
-    """Reads the tiles at `rows` of the predictions, and computes their maps."""
-    refuse_one_cell(augment.input_size)
-    store = run.open_store(predictions.split)
-    tiles = store.tiles[places(store, predictions.table["tile_id"].iloc[list(rows)].tolist())]
-    class_maps = maps_of_tiles(model, tiles, partial(evaluation_batch, augment=augment))
-    view = {
-        "grid": (class_maps.shape[2], class_maps.shape[3]),
-        "input_size": augment.input_size,
-        "box": evaluation_box(store.tile_size, augment),
-        "tile_size": store.tile_size,
-        "mpp": store.mpp,
-    }
-    return Sight(predictions, dict(zip(rows, zip(tiles, class_maps, strict=True), strict=True)), view)
+    def view(self, maps: NDArray[np.float32]) -> dict[str, Any]:
+        """The fields of `View`, of maps (..., h, w)."""
+        return {
+            "grid": maps.shape[-2:],
+            "input_size": self.augment.input_size,
+            "box": evaluation_box(self.store.tile_size, self.augment),
+            "tile_size": self.store.tile_size,
+            "mpp": self.store.mpp,
+            "kind": self.kind,
+        }
 
 
 def _highest(cases: Sequence[Case]) -> float:

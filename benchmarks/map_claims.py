@@ -46,7 +46,10 @@ def _write(tested: MapTests, classes: tuple[str, ...], of: str, out: Path) -> No
     title = f"What heat falls on, by class, beside maps that know nothing\n{of}"
     drawing.png(figures.associations(tested.associations, classes, codes, title), out / "associations.png")
     if len(tested.curves):
-        drawing.png(figures.curves(tested.curves, f"Deletion and insertion, all classes\n{of}"), out / "curves.png")
+        drawing.png(
+            figures.curves(tested.curves, tested.areas, f"Deletion and insertion, all classes\n{of}"),
+            out / "curves.png",
+        )
     for name in ("tiles", "measured", "associations", "curves", "areas"):
         getattr(tested, name).to_csv(out / f"{name}.csv", index=False, encoding="utf-8-sig")
 

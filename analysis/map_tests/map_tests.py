@@ -98,6 +98,10 @@ class MapTests:
     """Deletion and insertion: mean probability at each share, by class and over all."""
     areas: pd.DataFrame
     """Areas under those curves, and how much the own map's is above them."""
+    claims: pd.DataFrame
+    """One row a claim, with its verdict: `words.claims`."""
+    perturbed: int
+    """Tiles that were deleted and inserted."""
     sentences: dict[str, str]
     """For each class, what was measured."""
     notes: tuple[str, ...]
@@ -344,6 +348,8 @@ def _together(
         associations=found,
         curves=curve_points(*of_curves),
         areas=areas,
+        claims=words.claims(run.classes, found),
+        perturbed=int(taken.sum()),
         sentences=words.sentences(run.classes, tiles, found, areas),
         notes=tuple(words.notes(tiles, found, grid, bench.threshold, int(taken.sum()), by_group=by_group)),
         cost=bench.cost,

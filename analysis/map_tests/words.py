@@ -31,6 +31,7 @@ from analysis.map_tests.names import (
 )
 from analysis.map_tests.perturbation import BLURRED, DELETION, INSERTION, SMOOTH, STEPS
 from analysis.map_tests.stains import GLASS as GLASS_DENSITY
+from analysis.scores import Interval
 from trainer.model import STAGES
 from trainer.wording import counted
 
@@ -38,6 +39,22 @@ CLAIMS = {"LYM": NUCLEI_RHO, "TUM": NUCLEI_RHO, "MUS": FIBRES_RHO, "STR": FIBRES
 """What heat is often said to fall on, by the class codes of NCT-CRC-HE-100K."""
 WHAT = {NUCLEI_RHO: "nuclei", FIBRES_RHO: "aligned fibres"}
 AUROC = {NUCLEI_RHO: (NUCLEI_AUROC, "best nuclei AUROC"), FIBRES_RHO: (FIBRES_AUROC, "best fibres AUROC")}
+AVOIDS_GLASS = "heat avoids glass"
+BORNE_OUT, NO_MORE, NOT_SHOWN, CONTRADICTED, OPEN = (
+    "borne out",
+    "more than chance, not more than every null",
+    "not shown",
+    "contradicted",
+    "left open",
+)
+SAID = {
+    BORNE_OUT: "That {} is borne out on these tiles.",
+    NO_MORE: "That {} is more than chance, but not more than in every null, so it need not be what was learned.",
+    NOT_SHOWN: "That {} is not shown by these tiles.",
+    CONTRADICTED: "That {} is contradicted on these tiles.",
+    OPEN: f"Whether {{}} is left open: fewer than {LEAST} independent units.",
+}
+"""What is said of a claim, by its verdict."""
 SHORT = {TURNED: "turned maps", OTHER: "other classes' maps", HEAD: "untrained heads"}
 SIDES = {1: "above", 0: "not told from", -1: "below"}
 
@@ -82,7 +99,7 @@ def _of_class(name: str, tiles: pd.DataFrame, found: pd.DataFrame, areas: pd.Dat
     for measure in sorted(WHAT, key=lambda one: one != claimed):
         yield _association(measure, table, members)
         if measure == claimed:
-            yield _verdict(f"heat falls on {WHAT[measure]}", measure, table, good=1)
+            yield SAID[_verdict(measure, table, good=1)].format(_claim(measure))
     yield from _glass(table, members)
     yield from _deletion(areas[areas["class"] == name])
 
@@ -120,19 +137,58 @@ def _listed(some: Sequence[str]) -> str:
     return ", ".join([*names, f"trunks untrained from {'/'.join(trunks)} on"] if trunks else names)
 
 
-def _verdict(claim: str, measure: str, table: Table, *, good: int) -> str:
+def claims(classes: Sequence[str], found: pd.DataFrame) -> pd.DataFrame:
+    """One row a claim: of which class and what, the own map's measure with its interval, the null that comes nearest
+    to it (or beats it by most), and the verdict.
+
+    Args:
+        classes: all names; those of `CLAIMS` are said to have heat on something, any to have none on glass.
+        found: of `associations`.
+    """
+    rows = [row for name in classes for row in _claims_of_class(name, _table(found, name))]
+    return pd.DataFrame(rows, columns=["class", "claim", "measure", "own map", "best null", "verdict"])
+
+
+def _claims_of_class(name: str, table: Table) -> Iterator[dict[str, object]]:
+    claimed = CLAIMS.get(name)
+    judged = [(claimed, _claim(claimed), "rank correlation", 1)] if claimed else []
+    for measure, claim, unit, good in [*judged, (GLASS, AVOIDS_GLASS, "heat less area", -1)]:
+        if (measure, OWN) in table and table[measure, OWN].tiles:
+            own = table[measure, OWN]
+            yield {
+                "class": name,
+                "claim": claim,
+                "measure": unit,
+                "own map": Interval(own.value, own.low, own.high, float("nan")),
+                "best null": _best_null(measure, table, good),
+                "verdict": _verdict(measure, table, good=good),
+            }
+
+
+def _claim(measure: str) -> str:
+    return f"heat falls on {WHAT[measure]}"
+
+
+def _best_null(measure: str, table: Table, good: int) -> str | None:
+    """The null that the own map is least ahead of, tile by tile, and its value."""
+    there = [null for null in NULLS if not np.isnan(table[measure, null].difference)]
+    if not there:
+        return None
+    best = min(there, key=lambda null: good * table[measure, null].difference)
+    return f"{_listed([best])} {table[measure, best].value:.3f}"
+
+
+def _verdict(measure: str, table: Table, *, good: int) -> str:
     """Whether a claim is borne out: on its side of chance and of every null; `good` is 1 if that is above."""
     own, chance = table[measure, OWN], CHANCE[measure]
     side = int(own.low > chance) - int(own.high < chance)
     if np.isnan(own.low):
-        return f"Whether {claim} is left open: fewer than {LEAST} independent units."
+        return OPEN
     if side == -good:
-        return f"That {claim} is contradicted on these tiles."
+        return CONTRADICTED
     if side == 0:
-        return f"That {claim} is not shown by these tiles."
-    if all(table[measure, null].side == good for null in NULLS):
-        return f"That {claim} is borne out on these tiles."
-    return f"That {claim} is more than chance, but not more than in every null, so it need not be what was learned."
+        return NOT_SHOWN
+    return BORNE_OUT if all(table[measure, null].side == good for null in NULLS) else NO_MORE
 
 
 def _glass(table: Table, members: pd.DataFrame) -> Iterator[str]:
@@ -142,7 +198,7 @@ def _glass(table: Table, members: pd.DataFrame) -> Iterator[str]:
             f"Glass ({members['glass'].mean():.0%} of the area; {counted(own.tiles, 'tile')} with both glass and "
             f"tissue): heat less area {_points(own)}{_against(GLASS, table)}."
         )
-        yield _verdict("heat avoids glass", GLASS, table, good=-1)
+        yield SAID[_verdict(GLASS, table, good=-1)].format(AVOIDS_GLASS)
     else:
         yield "Glass: no tile has both glass and tissue."
     if edge.tiles:

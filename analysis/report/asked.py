@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from analysis.map_kinds import MapKind
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -16,5 +18,7 @@ class Asked:
     """Tiles of each class whose maps are measured, on the first set."""
     tiles: tuple[str, ...] = ()
     """Tiles whose maps of every class are to be seen, by tile id or path."""
+    maps: MapKind = field(default_factory=MapKind)
+    """Which maps are drawn; those that are measured are always `MapKind()`."""
     audit: bool = False
     """Whether all tiles are read for an audit."""

@@ -39,7 +39,7 @@ def ends(value: object, column: str = "") -> str:
     """An interval's ends as text; nothing where it has none."""
     if not isinstance(value, Interval) or math.isnan(value.low):
         return ""
-    return f"{shown(value.low, column)}-{shown(value.high, column)}"
+    return f"{shown(value.low, column)}{' to ' if value.low < 0 else '-'}{shown(value.high, column)}"
 
 
 def order(value: object) -> str:

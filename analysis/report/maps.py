@@ -13,13 +13,26 @@ from torch import nn
 from analysis import figures
 from analysis.collect import Model, Predictions, Run
 from analysis.gradcam import on_tile
+from analysis.map_kinds import MapKind
 from analysis.map_tests import figures as map_figures
 from analysis.map_tests.map_tests import MapTests, map_tests
-from analysis.panels import Case, EveryClass, Panel, Panels, View, has_tile, make_panels, under_every_class
+from analysis.panels import (
+    NAMED,
+    Case,
+    EveryClass,
+    NamedTiles,
+    Panel,
+    Panels,
+    View,
+    has_tile,
+    make_panels,
+    named_tiles,
+)
 from analysis.report.writer import Picture, Writer, as_uri, webp_uri
 from trainer.checkpoint import load_best_model
 from trainer.config import AugmentSection, load_config
 from trainer.errors import RunError, UsageError
+from trainer.wording import counted
 
 FEWER_PERTURBED = 10
 """Of so many tiles whose maps are measured, one is deleted and inserted, which takes 63 forward passes."""
@@ -45,13 +58,21 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """One tile under every class."""
+class ChosenTile:
+    """One tile that was asked for, with the map of the predicted class, and under every class."""
 
     seen: EveryClass
-    tile: str
-    overlays: list[tuple[int, str]]
-    """Class and picture, the most probable class first."""
+    shown: Shown
+    overlays: list[tuple[int, str, str]]
+    """Class, its map and the centred one, the most probable class first."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The tiles of a set that were asked for."""
+
+    named: NamedTiles
+    tiles: list[ChosenTile]
 
 
 @dataclass(frozen=True)
@@ -83,11 +104,11 @@ def find_explainer(run: Model) -> Explainer | str:
         )
 
 
-def draw_maps(writer: Writer, predictions: Predictions, explainer: Explainer) -> Maps | str:
+def draw_maps(writer: Writer, predictions: Predictions, explainer: Explainer, kind: MapKind) -> Maps | str:
     """The panels of each class, also as one sheet among the files; or why there are none."""
     try:
         assert isinstance(writer.model, Run), "there is a model to explain"
-        panels = make_panels(writer.model, predictions, explainer.model, explainer.augment)
+        panels = make_panels(writer.model, predictions, explainer.model, explainer.augment, kind)
     except UsageError as error:
         return str(error)
     rows, sheet = [], []
@@ -97,38 +118,55 @@ def draw_maps(writer: Writer, predictions: Predictions, explainer: Explainer) ->
         rows.append((panel, {choice: [one for one in shown if one.case.choice == choice] for choice in panel.choices}))
         cases = [(tile, heat, _caption(case, writer.codes)) for case, tile, heat in drawn]
         sheet.append((writer.codes[panel.label], cases, panel.highest))
-    title = writer.title(
-        "Grad-CAM of the predicted class; bars: what a cell adds to the logit", predictions.split, predictions.kind
-    )
-    figures.png(figures.map_sheet(sheet, title), writer.folder / f"{predictions.split}-maps.png")
+    _sheet(writer, predictions, kind, sheet, "maps")
     return Maps(panels, _cells(panels), rows)
 
 
+def _sheet(writer: Writer, predictions: Predictions, kind: MapKind, rows: Sequence[figures.MapRow], name: str) -> None:
+    """Tiles and their maps as one picture among the files."""
+    title = writer.title(f"{kind} of the predicted class; bars: {kind.unit}", predictions.split, predictions.kind)
+    figures.png(figures.map_sheet(rows, title), writer.folder / f"{predictions.split}-{name}.png")
+
+
 def draw_chosen(
-    writer: Writer, predictions: Predictions, explainer: Explainer | str, names: Sequence[str]
-) -> list[Chosen]:
-    """The tiles of the set that were asked for, under every class."""
+    writer: Writer, predictions: Predictions, explainer: Explainer | str, names: Sequence[str], kind: MapKind
+) -> Chosen | None:
+    """The tiles of the set that were asked for, also as one sheet among the files; None where there are none."""
     here = [name for name in names if has_tile(predictions, name)]
     if isinstance(explainer, str) or not here:
-        return []
+        return None
     assert isinstance(writer.model, Run), "there is a model to explain"
     try:
-        seen = [under_every_class(writer.model, predictions, explainer.model, explainer.augment, name) for name in here]
+        named = named_tiles(writer.model, predictions, explainer.model, explainer.augment, here, kind)
     except UsageError:
-        return []  # as are the other maps, which say why
-    return [_drawn_under_every_class(each, writer.edge) for each in seen]
+        return None  # as are the other maps, which say why
+    drawn = [(each.case, *_draw(each.case, named, named.highest, writer.edge)) for each in named.tiles]
+    cases = [(tile, heat, _caption(case, writer.codes)) for case, tile, heat in drawn]
+    _sheet(writer, predictions, kind, [(NAMED, cases, named.highest)], "maps-chosen")
+    tiles = [
+        ChosenTile(each, Shown(case, webp_uri(tile), webp_uri(heat)), _under_every_class(each, tile, named))
+        for each, (case, tile, heat) in zip(named.tiles, drawn, strict=True)
+    ]
+    return Chosen(named, tiles)
 
 
-def _drawn_under_every_class(seen: EveryClass, edge: int) -> Chosen:
-    tile, order = _shrunk(seen.tile, edge), np.argsort(-seen.probabilities, kind="stable").tolist()
-    overlays = [(index, webp_uri(_overlay(tile, seen.class_maps[index], seen, seen.highest))) for index in order]
-    return Chosen(seen, webp_uri(tile), overlays)
+def _under_every_class(seen: EveryClass, tile: figures.Pixels, view: View) -> list[tuple[int, str, str]]:
+    def drawn(class_map: NDArray[np.float32], highest: float) -> str:
+        return webp_uri(_overlay(tile, class_map, view, highest))
+
+    return [
+        (index, drawn(seen.class_maps[index], seen.highest), drawn(seen.centred_maps[index], seen.highest_centred))
+        for index in np.argsort(-seen.probabilities, kind="stable").tolist()
+    ]
 
 
 def measure_maps(
     writer: Writer, predictions: Predictions, explainer: Explainer | str, tiles: int
-) -> MeasuredMaps | None:
-    """What the maps of some tiles of each class lie on; of a few of them the evidence is deleted and inserted too."""
+) -> MeasuredMaps | str | None:
+    """What the maps of some tiles of each class lie on; of a few of them the evidence is deleted and inserted too.
+
+    It is why there is nothing to measure, or None where nothing is asked for.
+    """
     if isinstance(explainer, str) or not tiles:
         return None
     assert isinstance(writer.model, Run), "there is a model to explain"
@@ -137,16 +175,17 @@ def measure_maps(
         tests = map_tests(
             run, predictions, explainer.model, explainer.augment, most=tiles, perturbed=max(1, tiles // FEWER_PERTURBED)
         )
-    except UsageError:
-        return None  # as are the maps themselves, which say why
-    for name in ("tiles", "associations", "areas"):
+    except UsageError as error:
+        return str(error)
+    for name in ("claims", "tiles", "associations", "areas", "curves"):
         writer.table(getattr(tests, name), f"{split}-maps-{name}")
     title = writer.title("What maps lie on, against maps that know nothing", split, predictions.kind)
     drawn = map_figures.associations(tests.associations, run.classes, writer.codes, title)
     pictures = [writer.picture(drawn, f"{split}-maps-associations", f"What maps lie on, on {split}", wide=True)]
     if not tests.curves.empty:
-        title = writer.title("Probability as evidence is deleted or inserted", split, predictions.kind)
-        drawn = map_figures.curves(tests.curves, title)
+        told = f"Deletion and insertion, {counted(tests.perturbed, 'tile')} of all classes"
+        title = writer.title(told, split, predictions.kind)
+        drawn = map_figures.curves(tests.curves, tests.areas, title)
         pictures.append(writer.picture(drawn, f"{split}-maps-curves", f"Deletion and insertion on {split}", wide=True))
     return MeasuredMaps(tests, pictures)
 
@@ -167,10 +206,10 @@ def _size(height: float, width: float, unit: str) -> str:
     return " x ".join(dict.fromkeys((f"{height:.0f}", f"{width:.0f}"))) + f" {unit}"
 
 
-def _draw(case: Case, panels: Panels, highest: float, edge: int) -> tuple[figures.Pixels, figures.Pixels]:
+def _draw(case: Case, view: View, highest: float, edge: int) -> tuple[figures.Pixels, figures.Pixels]:
     """A tile and its overlay, at most `edge` px wide and high."""
     tile = _shrunk(case.tile, edge)
-    return tile, _overlay(tile, case.class_map, panels, highest)
+    return tile, _overlay(tile, case.class_map, view, highest)
 
 
 def _overlay(tile: figures.Pixels, class_map: NDArray[np.float32], view: View, highest: float) -> figures.Pixels:

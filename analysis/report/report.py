@@ -18,8 +18,9 @@ from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
 from analysis.evaluation import group_indices
+from analysis.map_kinds import MapKind
 from analysis.out import made
-from analysis.panels import ABSENT, TILES, has_tile
+from analysis.panels import ABSENT, TILES, has_tile, with_near
 from analysis.report import cells
 from analysis.report.asked import Asked
 from analysis.report.card import model_card
@@ -83,15 +84,17 @@ def write_report(
         asked: what it is to have, beside what it always has.
 
     Raises:
-        UsageError: for an `out` that is no folder, or lies in a run directory or a tile store.
+        UsageError: for an `out` that is no folder, or lies in a run directory or a tile store; for tiles that are asked
+            for and that no run has scored.
     """
+    asked = asked or Asked()
+    _refuse_unknown_tiles(models, asked.tiles)
+    _refuse_impossible_patients(models, asked.patients)
     with made(out):
-        return _write(models, out, search, asked or Asked(), card=card)
+        return _write(models, out, search, asked, card=card)
 
 
 def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Asked, *, card: bool) -> Report:
-    _refuse_unknown_tiles(models, asked.tiles)
-    _refuse_impossible_patients(models, asked.patients)
     edge = _edge(models)
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
@@ -116,12 +119,13 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
 
 
 def _refuse_unknown_tiles(models: Sequence[Model], names: Sequence[str]) -> None:
-    sets = [each for model in models for each in model.predictions]
+    sets = [each for model in models if isinstance(model, Run) for each in model.predictions]
     unknown = [name for name in names if not any(has_tile(each, name) for each in sets)]
     if unknown:
+        known = [str(path) for each in sets for path in each.table["path"]]
         raise UsageError(
-            f"--tile {', '.join(unknown)}: no set has a scored tile of that id or path; the files of predictions in "
-            "the run directory have both"
+            f"--tile {', '.join(with_near(unknown, known))}: no run has scored a tile of that path or id; "
+            "RUN/predictions/*.parquet have both (tiles that were trained on are not scored)"
         )
 
 
@@ -189,7 +193,7 @@ def _render(
         lstrip_blocks=True,
     )
     environment.filters |= {each.__name__: each for each in (cells.shown, cells.ends, cells.order, cells.is_number)}
-    environment.globals["zip"] = zip
+    environment.globals |= {"zip": zip, "colour_bar": colour_bar_uri(), "measured_kind": str(MapKind())}
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
         summary=summary,
@@ -198,7 +202,6 @@ def _render(
         sections=sections,
         names=[search.search.name] if search else [section.model.name for section in sections],
         warnings=warnings,
-        colour_bar=colour_bar_uri(),
         script=Markup(script),  # ours, as it is: the page's policy names its digest and lets no other run
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

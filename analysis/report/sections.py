@@ -48,10 +48,10 @@ class SetSection:
     """Where no slides or patients are known."""
     maps: Maps | str
     """Or why there are none."""
-    measured_maps: MeasuredMaps | None
-    """None where none were asked for, or there are none."""
-    chosen: list[Chosen]
-    """Tiles that were asked for."""
+    measured_maps: MeasuredMaps | str | None
+    """Or why there are none; None where none were asked for."""
+    chosen: Chosen | None
+    """Tiles that were asked for, if the set has any of them."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def _set_section(
         per_class=writer.table(tables.per_class(evaluation, model.class_names), f"{split}-classes"),
         per_group=writer.table(tables.per_group(evaluation), f"{split}-groups") if grouped else None,
         widenings=None if grouped else tables.widenings(len(each.labels), asked.patients.get(split)),
-        maps=explainer if isinstance(explainer, str) else draw_maps(writer, each, explainer),
+        maps=explainer if isinstance(explainer, str) else draw_maps(writer, each, explainer, asked.maps),
         measured_maps=measure_maps(writer, each, explainer, asked.measured_maps) if is_first else None,
-        chosen=draw_chosen(writer, each, explainer, asked.tiles),
+        chosen=draw_chosen(writer, each, explainer, asked.tiles, asked.maps),
     )
 
 

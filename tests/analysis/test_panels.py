@@ -1,10 +1,14 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.collect import Predictions, collect
+from analysis.gradcam import maps_of_tiles
+from analysis.layer_maps import layer_maps
+from analysis.map_kinds import LAYERCAM, MapKind
 from analysis.panels import (
     NAMED,
     RANDOM,
@@ -17,7 +21,6 @@ from analysis.panels import (
     find_tiles,
     make_panels,
     named_tiles,
-    under_every_class,
 )
 from tests.analysis.made_runs import write_model, write_store
 from trainer.checkpoint import MANIFEST, commit, listed, load_best_model, read
@@ -26,6 +29,7 @@ from trainer.ema import PREFIX
 from trainer.errors import UsageError
 from trainer.rundir import RunDir, read_json, write_json
 from trainer.temperature import softmax
+from trainer.tiles.augment import evaluation_batch
 
 AUGMENT = AugmentSection(input_size=64)
 
@@ -92,7 +96,7 @@ def test_panels_hold_the_tiles_they_name(run: RunDir) -> None:
         for case in panel.cases:
             assert case.true == panel.label
             assert (case.predicted == case.true) == (case.choice == RIGHT) or case.choice in (UNSURE, RANDOM)
-            np.testing.assert_array_equal(case.tile, tiles[int(case.path.split("/")[1].removesuffix(".png"))])
+            np.testing.assert_array_equal(case.tile, tiles[tile_number(case.path)])
             assert case.class_map.max() <= panel.highest
 
 
@@ -149,10 +153,11 @@ def test_named_tiles_come_in_that_order_by_id_or_path(run: RunDir) -> None:
     val, model = found.predictions[0], load_best_model(run)
     first, second = val.table.iloc[3], val.table.iloc[1]
     view = named_tiles(found, val, model, AUGMENT, [first["path"], second["tile_id"], first["tile_id"]])
-    assert [case.path for case in view.cases] == [first["path"], second["path"], first["path"]]
-    assert {case.choice for case in view.cases} == {NAMED}
-    assert view.cases[0].predicted == val.predicted[3]
-    assert view.highest == max(case.class_map.max() for case in view.cases) > 0
+    cases = [each.case for each in view.tiles]
+    assert [case.path for case in cases] == [first["path"], second["path"], first["path"]]
+    assert {case.choice for case in cases} == {NAMED}
+    assert cases[0].predicted == val.predicted[3]
+    assert view.highest == max(case.class_map.max() for case in cases) > 0
     assert (view.grid, view.mpp) == ((2, 2), 0.5)
 
 
@@ -161,13 +166,33 @@ def test_one_tile_under_all_classes_has_the_map_of_each(run: RunDir) -> None:
     [found] = collect([run.path])
     val, model = found.predictions[0], load_best_model(run)
     name = val.table["path"].iloc[2]
-    every = under_every_class(found, val, model, AUGMENT, name)
-    [case] = named_tiles(found, val, model, AUGMENT, [name]).cases
-    assert every.class_maps.shape == (3, 2, 2)
-    np.testing.assert_array_equal(every.class_maps[case.predicted], case.class_map)
-    np.testing.assert_array_equal(every.tile, case.tile)
+    [every] = named_tiles(found, val, model, AUGMENT, [name]).tiles
+    assert every.class_maps.shape == every.centred_maps.shape == (3, 2, 2)
+    tiles, transform = every.case.tile[None], partial(evaluation_batch, augment=AUGMENT)
+    np.testing.assert_array_equal(every.class_maps, maps_of_tiles(model, tiles, transform)[0])
+    np.testing.assert_array_equal(every.centred_maps, maps_of_tiles(model, tiles, transform, centre=True)[0])
+    np.testing.assert_array_equal(every.class_maps[every.case.predicted], every.case.class_map)
+    np.testing.assert_array_equal(every.case.tile, found.open_store("val").tiles[tile_number(name)])
     np.testing.assert_array_equal(every.probabilities, val.probabilities[2])
-    assert every.highest == every.class_maps.max()
+    assert (every.highest, every.highest_centred) == (every.class_maps.max(), every.centred_maps.max())
+
+
+def tile_number(path: str) -> int:
+    return int(path.split("/")[1].removesuffix(".png"))
+
+
+def test_panels_at_another_stage_have_its_maps_of_the_predicted_classes(run: RunDir) -> None:
+    write_model(run, 3)
+    [found] = collect([run.path])
+    val, model, kind = found.predictions[0], load_best_model(run), MapKind("layer3", LAYERCAM)
+    panels = make_panels(found, val, model, AugmentSection(input_size=32), kind)
+    assert (panels.grid, panels.kind) == ((2, 2), kind)
+    transform = partial(evaluation_batch, augment=AugmentSection(input_size=32))
+    for panel in panels.classes:
+        for case in panel.cases:
+            [expected] = layer_maps(model, case.tile[None], transform, np.array([case.predicted]), kind)
+            np.testing.assert_allclose(case.class_map, expected, rtol=1e-3, atol=1e-5 * expected.max())
+            assert case.class_map.max() > 0
 
 
 def test_tiles_that_are_not_there_are_named_all_at_once() -> None:

@@ -14,6 +14,7 @@ from sklearn import metrics
 from analysis.__main__ import main
 from analysis.aggregate import evaluate
 from analysis.collect import collect
+from analysis.map_kinds import MapKind
 from analysis.report.asked import Asked
 from analysis.report.cells import shown
 from analysis.report.report import Report, write_report
@@ -529,7 +530,7 @@ def test_maps_are_measured_where_it_is_asked_for(run: RunDir, tmp_path: Path) ->
     write_model(run, 3)
     asked = Asked(measured_maps=2)
     page = Elements(write_report(collect([run.path]), tmp_path / "out", asked=asked).page)
-    assert "What maps lie on · val · group-level split · 6 tiles" in page.text
+    assert "What maps lie on · Grad-CAM at layer4 · val · group-level split · 6 tiles" in page.text
     table = pd.read_csv(tmp_path / "out" / "1-first" / "val-maps-tiles.csv", encoding="utf-8-sig")
     assert table["class"].value_counts().to_dict() == dict.fromkeys(CLASSES, 2)
     assert "What maps lie on" not in Elements(write_report(collect([run.path]), tmp_path / "out").page).text
@@ -543,16 +544,95 @@ def test_the_temperature_is_that_of_trainings_end(run: RunDir, tmp_path: Path) -
     assert "by the temperature 1.750" in Elements(write_report(collect([run.path]), tmp_path / "out").page).text
 
 
+def alts(page: Elements) -> list[str]:
+    return [str(attributes.get("alt")) for tag, attributes in page.tags if tag == "img"]
+
+
 @pytest.mark.usefixtures("undrawn")
-def test_a_tile_is_shown_under_every_class(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chosen_tiles_are_shown_at_their_sets_and_each_under_every_class(run: RunDir, tmp_path: Path) -> None:
     write_model(run, 3)
-    path = pq.read_table(run.predictions_file("val")).to_pandas()["path"].iloc[-1]
-    page = Elements(write_report(collect([run.path]), tmp_path / "out", asked=Asked(tiles=(path,))).page)
-    alts = [attributes.get("alt") for tag, attributes in page.tags if tag == "img"]
-    before = Elements(write_report(collect([run.path]), tmp_path / "out").page)
-    usual = [attributes.get("alt") for tag, attributes in before.tags if tag == "img"]
+    inside = pq.read_table(run.predictions_file("val")).to_pandas()
+    outside = pq.read_table(run.predictions_file("elsewhere")).to_pandas()
+    both = sorted(set(inside["path"]) & set(outside["path"]))[0]
+    one = inside[~inside["path"].isin(outside["path"])].iloc[-1]
+    usual = Elements(write_report(collect([run.path]), tmp_path / "out").page)
+    asked = Asked(tiles=(one["tile_id"], both))
+    page = Elements(write_report(collect([run.path]), tmp_path / "out", asked=asked).page)
     for name in CLASSES:
-        assert alts.count(f"Map of {name} over it") == usual.count(f"Map of {name} over it") + 1
-    assert f"Under every class {path}" in page.text
-    assert main(["report", str(run.path), "--out", str(tmp_path / "none"), "--tile", "no/such.png"]) == 2
-    assert "--tile no/such.png: no set has a scored tile of that id or path" in capsys.readouterr().err
+        assert alts(page).count(f"Map of {name}, centred, over it") == 3
+    plain, more = (
+        sum(alt.startswith("Map of ") and "centred" not in alt for alt in alts(each)) for each in (usual, page)
+    )
+    assert more == plain + 3 * (1 + len(CLASSES))
+    maps = {
+        name: page.text.split(f"Maps on {name} ")[1].split("Scores on")[0].split("Calibration")[0]
+        for name in ("val", "elsewhere")
+    }
+    assert "Chosen tiles · val · group-level split" in maps["val"]
+    assert "Chosen tiles · elsewhere · external set" in maps["elsewhere"]
+    for path, sets in ((one["path"], ["val"]), (both, ["val", "elsewhere"])):
+        assert [name for name, text in maps.items() if f"Under every class {path} · true" in text] == sets
+    folder = tmp_path / "out" / "1-first"
+    assert (folder / "val-maps-chosen.png").is_file()
+
+
+def test_a_tile_of_no_set_is_refused_before_anything_is_written(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(pq.read_table(run.predictions_file("val")).to_pandas()["path"].iloc[-1])
+    out = tmp_path / "none"
+    tiles = [*("--tile", path), *("--tile", path[1:]), *("--tile", "no/such.jpeg")]
+    assert main(["report", str(run.path), "--out", str(out), *tiles]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --tile {path[1:]} (near: {path}), no/such.jpeg")
+    assert "no run has scored a tile of that path or id" in line
+    assert not out.exists()
+    file = str(run.predictions_file("val"))  # whose maps nobody can make
+    assert main(["report", file, "--out", str(out), "--tile", path]) == 2
+    assert f"error: --tile {path}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_maps_of_another_stage_are_drawn_and_named(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(run, 3)
+    out, given = (
+        tmp_path / "out",
+        ["report", str(run.path), "--no-audit", "--measured-maps", "1", "--maps-by", "layercam"],
+    )
+    assert main([*given, "--out", str(out), "--maps-at", "layer3"]) == 0
+    text = Elements(out / "index.html").text
+    assert "Where the evidence lies: LayerCAM at layer3, of the predicted class" in text
+    assert "numbers are activations times gradients of the class's logit, without those that lower it." in text
+    assert "Maps of 4 x 4 cells; a cell is 16 px of the input, 12 px (6 µm) of the tile" in text
+    bars = (out / "index.html").read_text(encoding="utf-8").count('<span class="unit">LayerCAM at layer3</span>')
+    assert bars == sum(alt.startswith("Map of ") for alt in alts(Elements(out / "index.html"))) > 10
+    assert "What maps lie on · Grad-CAM at layer4 · val" in text
+    with pytest.raises(SystemExit):
+        main([*given, "--out", str(out), "--maps-at", "layer5"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"--maps-at: invalid choice: 'layer5' \(choose from '?layer1'?, .*layer4'?\)", said)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_where_only_an_earlier_stage_has_cells_its_maps_are_drawn_and_none_measured(
+    run: RunDir, tmp_path: Path
+) -> None:
+    write_model(run, 3)
+    run.config_file.write_text(run.config_file.read_text().replace("input_size: 64", "input_size: 32"))
+    asked = Asked(measured_maps=1, maps=MapKind("layer3"))
+    text = Elements(write_report(collect([run.path]), tmp_path / "out", asked=asked).page).text
+    assert "Where the evidence lies: Grad-CAM at layer3" in text
+    assert text.count("is measured of Grad-CAM at layer4 alone, and was not: an input of 32 px") == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_verdicts_stand_in_a_table_above_the_figures(run: RunDir, tmp_path: Path) -> None:
+    write_model(run, 3)
+    page = Elements(write_report(collect([run.path]), tmp_path / "out", asked=Asked(measured_maps=2)).page)
+    shown = page.text.split("What maps lie on")[1].split("In words, class by class")[0]
+    assert "Maps that are zero everywhere: " in shown
+    assert re.search(r"LYM\s*heat falls on nuclei\s*rank correlation\s*-?\d\.\d{3}.*left open", shown, re.DOTALL)
+    claims = pd.read_csv(tmp_path / "out" / "1-first" / "val-maps-claims.csv", encoding="utf-8-sig")
+    assert {"class", "claim", "own map", "own map low", "best null", "verdict"} <= set(claims.columns)

@@ -28,7 +28,8 @@ from analysis.map_tests.names import (
     OWN,
     TURNED,
 )
-from analysis.map_tests.perturbation import ORDERS, STEPS
+from analysis.map_tests.perturbation import FILLS, ORDERS, STEPS
+from analysis.map_tests.words import SAID
 from tests.analysis.made_runs import skewed_logits, write_predictions, write_run, write_store
 from tests.analysis.map_tests.planted import GLASS as GLASS_COLOUR
 from tests.analysis.map_tests.planted import planted
@@ -132,6 +133,26 @@ def test_claims_are_judged(tested: MapTests) -> None:
     assert "fewest has 5 groups; under 20" in tested.notes[2]
 
 
+def test_each_claim_has_one_verdict_and_its_best_null(tested: MapTests) -> None:
+    claims = tested.claims.set_index(["class", "claim"])
+    assert claims.loc[("LYM", "heat falls on nuclei"), "verdict"] == "borne out"
+    assert claims.loc[("TUM", "heat falls on nuclei"), "verdict"] == "contradicted"
+    assert {name for name, _ in claims.index} == {"LYM", "TUM"}, "no tile of MUS, no map of STR that is not empty"
+    own = claims.loc[("LYM", "heat falls on nuclei"), "own map"]
+    [given] = [row(tested, "LYM", NUCLEI_RHO, OWN)]
+    assert (own.value, own.low, own.high) == (given["value"], given["low"], given["high"])
+    nulls = (
+        tested.associations.set_index(["class", "measure", "map"]).sort_index().loc["LYM", NUCLEI_RHO].loc[list(NULLS)]
+    )
+    said = claims.loc[("LYM", "heat falls on nuclei"), "best null"]
+    assert said.endswith(f"{nulls.loc[nulls['difference'].idxmin(), 'value']:.3f}")
+    glass = tested.associations.set_index(["class", "measure", "map"]).sort_index().loc["LYM", GLASS].loc[list(NULLS)]
+    said = claims.loc[("LYM", "heat avoids glass"), "best null"]
+    assert said.endswith(f"{glass.loc[glass['difference'].idxmax(), 'value']:.3f}")
+    for (name, claim), verdict in claims["verdict"].items():
+        assert SAID[verdict].format(claim) in tested.sentences[name]
+
+
 def test_glass_and_border_are_held_against_their_area(tested: MapTests) -> None:
     tiles = tested.tiles.set_index("tile_id")
     assert sorted(tiles["glass"].round(3).unique()) == [0, 0.083]  # 8 of 96 columns
@@ -184,13 +205,22 @@ def test_deletion_and_insertion_are_by_class_and_leave_out_empty_maps(made: Made
     own = found.areas[found.areas["order"] == ORDERS[0]]
     assert (own["difference"] == 0).all()
     assert "Area less that of random maps (1 tile, blurred): deletion" in found.sentences["LYM"]
-    figure = figures.curves(found.curves, "title")
+    figure = figures.curves(found.curves, found.areas, "title")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "deletion, blurred",
         "deletion, mean colour",
+        "deletion: own map's area less another's",
         "insertion, blurred",
         "insertion, mean colour",
+        "insertion: own map's area less another's",
     ]
+    assert not any(axes.patches or axes.collections for axes in (figure.axes[0], figure.axes[1])), "no bands"
+    drawn = [line.get_xdata()[0] for line in figure.axes[2].lines if line.get_marker() == "o"]
+    areas = found.areas.set_index(["class", "way", "fill", "order"])["value"][ALL]["deletion"]
+    expected = [areas[fill][ORDERS[0]] - areas[fill][order] for fill in FILLS for order in ORDERS[1:]]
+    assert drawn == pytest.approx(expected)
+    assert "too few for an interval" in figure.axes[2].get_xlabel()
+    assert found.perturbed == 2
     assert len(drawing.svg(figure)) > 10_000
 
 
