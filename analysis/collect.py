@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.kinds import EXTERNAL, KINDS, UNKNOWN
+from analysis.kinds import EXTERNAL, KINDS, UNKNOWN, UNLABELLED
 from analysis.scores import Floats, Indices
 from trainer.errors import RunError, UsageError
 from trainer.rundir import RunDir, read_json, read_json_lines
@@ -286,7 +286,7 @@ def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]
         table=table[known].reset_index(drop=True),
         labels=labels,
         probabilities=probabilities[known],
-        left_out=table["label"][~known].fillna("class unknown").value_counts().to_dict(),
+        left_out=table["label"][~known].fillna(UNLABELLED).value_counts().to_dict(),
     )
 
 

@@ -11,3 +11,5 @@ KINDS = {
 """By `data.split`."""
 EXTERNAL = "external set"
 UNKNOWN = "unknown split"  # of predictions that came without their run
+UNLABELLED = "class unknown"
+"""What stands in the place of a class for tiles without a label."""

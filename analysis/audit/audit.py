@@ -121,7 +121,7 @@ def _describe(sets: Sets, measures: Measures) -> pd.DataFrame:
                 "split": EXTERNAL if name in sets.external else sets.kind,
                 "store": str(store.path),
                 "tiles": len(tiles),
-                "classes": tiles["label"].nunique(),
+                "classes": tiles["label"][sets.is_labelled[chosen]].nunique(),
                 "groups": tiles["group"].nunique(),
                 "tiles without group": int(tiles["group"].isna().sum()),
                 "tile size": "{1} x {0} px".format(*store.tile_size),

@@ -150,7 +150,7 @@ def _findings(sets: Sets, pairs: pd.DataFrame) -> Iterator[Finding]:
                     text = f"{counted(count, 'tile')} of {name} {verb} there more than once, {how}"
                     yield Finding(NOTE, "copies", text)
                 else:
-                    level = PROBLEM if other == sets.training else WARNING
+                    level = PROBLEM if other == sets.training and name in sets.tested else WARNING
                     text = (
                         f"{count:,} of the {counted(int(sets.of(name).sum()), 'tile')} of {name} {verb} in {other} too"
                     )
@@ -176,8 +176,9 @@ def _copied(links: pd.DataFrame, name: str, other: str) -> int:
 
 
 def _contradictions(sets: Sets, pairs: pd.DataFrame) -> Iterator[Finding]:
-    labels = sets.tiles["label"].to_numpy()
-    differ = int((labels[pairs["a"].to_numpy(dtype=np.int64)] != labels[pairs["b"].to_numpy(dtype=np.int64)]).sum())
+    label, known = sets.tiles["label"].to_numpy(), sets.is_labelled
+    a, b = (pairs[side].to_numpy(dtype=np.int64) for side in "ab")
+    differ = int((known[a] & known[b] & (label[a] != label[b])).sum())
     if differ:
         text = f"{counted(differ, 'pair')} of copies {'bears' if differ == 1 else 'bear'} two labels"
         yield Finding(WARNING, "copies", f"{text}: one of them is wrong")

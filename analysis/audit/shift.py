@@ -15,6 +15,7 @@ from analysis.audit.measure import Measures
 from analysis.audit.sets import VAL, Sets
 from analysis.audit.shortcuts import histograms, kernel_regression, may_end_early
 from analysis.audit.stain import Stain, angle_between, estimate_stain
+from analysis.kinds import UNLABELLED
 from trainer.wording import counted
 
 ALL = "all classes"
@@ -57,10 +58,15 @@ def describe_colours(sets: Sets, measures: Measures) -> pd.DataFrame:
 
 
 def _members(sets: Sets, name: str) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """The tiles of each class of a set; then as many of each class as the smallest has, up to `MOST`."""
-    of_class = [np.flatnonzero(sets.of(name) & (sets.tiles["code"] == code)) for code, _ in enumerate(sets.classes)]
-    yield from ((label, rows) for label, rows in zip(sets.classes, of_class, strict=True) if len(rows))
-    drawn = _drawn([rows for rows in of_class if len(rows)])
+    """The tiles of each class of a set, and those of none; then as many of each class as the smallest has, up to
+    `MOST`. Where no class is known, the tiles of none stand for all."""
+    of = sets.of(name)
+    every = [(label, np.flatnonzero(of & (sets.tiles["code"] == code))) for code, label in enumerate(sets.classes)]
+    of_class = [(label, rows) for label, rows in every if len(rows)]
+    unknown = np.flatnonzero(of & ~sets.is_labelled)
+    of_none = [(UNLABELLED, unknown)] if len(unknown) else []
+    yield from (*of_class, *of_none)
+    drawn = _drawn([rows for _, rows in of_class or of_none])
     if len(drawn):
         yield ALL, drawn
 
@@ -140,16 +146,25 @@ def _folds(
 def judge_shift(sets: Sets, colours: pd.DataFrame, domains: pd.DataFrame) -> Iterator[Finding]:
     """A sentence for each external set; a warning where colour tells it from training with an AUC of 0.9 or more."""
     overall = colours[colours["class"] == ALL].set_index("set") if len(colours) else colours
-    for row in domains[domains["b"].isin(sets.external)].to_dict("records"):
-        text = (
-            f"colour alone tells {row['b']} from {row['a']} with an AUC of {row['AUC']:.2f} (0.5: not at all; "
-            f"{counted(row['tiles'], 'tile')} of each, classes balanced, cross-validated {row['folds']})"
-        )
-        there, here = overall.loc[row["b"]], overall.loc[row["a"]]
-        text += f"; mean brightness {there['brightness']:.0f} against {here['brightness']:.0f} of 255"
-        if not np.isnan(there["haematoxylin degrees"]):
-            text += (
-                f", stains turned by {there['haematoxylin degrees']:.0f}° (haematoxylin) and "
-                f"{there['eosin degrees']:.0f}° (eosin)"
-            )
-        yield Finding(WARNING if row["AUC"] >= SHIFTED else NOTE, "shift", text)
+    told = domains.set_index("b")
+    for name in sets.external if sets.training in overall.index else ():
+        parts = [_apart(name, told.loc[name])] if name in told.index else []
+        parts += [_colours(name, overall.loc[name], overall.loc[sets.training])] if name in overall.index else []
+        is_far = name in told.index and told.loc[name, "AUC"] >= SHIFTED
+        if parts:
+            yield Finding(WARNING if is_far else NOTE, "shift", "; ".join(parts))
+
+
+def _apart(name: str, told: pd.Series) -> str:
+    return (
+        f"colour alone tells {name} from {told['a']} with an AUC of {told['AUC']:.2f} (0.5: not at all; "
+        f"{counted(int(told['tiles']), 'tile')} of each, classes balanced, cross-validated {told['folds']})"
+    )
+
+
+def _colours(name: str, there: pd.Series, here: pd.Series) -> str:
+    text = f"mean brightness of {name} {there['brightness']:.0f} against {here['brightness']:.0f} of 255"
+    if np.isnan(there["haematoxylin degrees"]):
+        return text
+    turned = (f"{there[f'{stain} degrees']:.0f}° ({stain})" for stain in ("haematoxylin", "eosin"))
+    return f"{text}, stains turned by {' and '.join(turned)}"
