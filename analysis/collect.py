@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.kinds import EXTERNAL, KINDS, UNKNOWN, UNLABELLED
+from analysis.kinds import KINDS, UNKNOWN, UNLABELLED, kind_of, twins
 from analysis.scores import Floats, Indices
 from trainer.errors import RunError, UsageError
 from trainer.rundir import RunDir, read_json, read_json_lines
@@ -96,6 +96,11 @@ class Run(Model):
     def kind(self) -> str:
         """How validation and test tiles were parted from the training tiles."""
         return KINDS[self.identity["data"]["split"]]
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """External sets that are no test of it, by name, and why."""
+        return twins(self.identity["data"])
 
     def open_store(self, split: str) -> TileStore:
         """The store that holds the tiles of a split.
@@ -256,8 +261,7 @@ def _all_predictions(directory: RunDir, identity: dict[str, Any]) -> Iterator[Pr
     for split in ("val", "test", *data["external"]):
         file = directory.predictions_file(split)
         if file.is_file():
-            kind = EXTERNAL if split in data["external"] else KINDS[data["split"]]
-            yield read_predictions(file, split, kind, tuple(identity["classes"]))
+            yield read_predictions(file, split, kind_of(split, data), tuple(identity["classes"]))
 
 
 def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]) -> Predictions:

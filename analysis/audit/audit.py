@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.audit.classes import count_classes, judge_classes
 from analysis.audit.duplicates import COLUMNS, find_duplicates
 from analysis.audit.files import describe_files, judge_files
-from analysis.audit.findings import WARNING, Audit, Finding, by_level
+from analysis.audit.findings import PROBLEM, WARNING, Audit, Finding, by_level
 from analysis.audit.groups import count_groups, judge_groups
 from analysis.audit.measure import Measures, measure
 from analysis.audit.perturbation import judge_perturbation, passes, perturb
@@ -47,8 +47,8 @@ def audit_stores(paths: Sequence[Path], track: Track = silent) -> Audit:
 def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, track: Track = silent) -> Audit:
     """Audits a run's own split and external sets, and further stores as external sets.
 
-    Stores of the run that are gone are left out, as is its model where it has no good checkpoint, and a finding says
-    so. Nothing is written.
+    Stores of the run that are gone are left out, as are external sets that are its training store in other colours, and
+    its model where it has no good checkpoint, and a finding says so. Nothing is written.
 
     Args:
         run: the run.
@@ -58,7 +58,7 @@ def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, tra
         track: shows progress.
 
     Raises:
-        UsageError: if a test set is the training store but for its colours (NONORM), or a further store is none.
+        UsageError: if a further store is the training store but for its colours (NONORM), or none.
     """
     sets = sets_of_run(run, further)
     table = None
@@ -72,7 +72,10 @@ def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, tra
 
 
 def _audit(sets: Sets, track: Track, perturbation: pd.DataFrame | None = None) -> Audit:
-    lacking = [Finding(WARNING, "sets", text) for text in sets.lacking]
+    lacking = [
+        *(Finding(PROBLEM, "sets", text) for text in sets.refused),
+        *(Finding(WARNING, "sets", text) for text in sets.lacking),
+    ]
     perturbation = pd.DataFrame() if perturbation is None else perturbation
     if not len(sets.tiles):
         return Audit(sets.kind, sets.said, tuple(lacking), *[pd.DataFrame()] * 9)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.audit.nonorm import is_unnormalised, names_of, refuse_twins
 from analysis.collect import Run, read_run
 from analysis.kinds import EXTERNAL, KINDS, UNLABELLED
 from trainer.config import DataSection, load_config
 from trainer.errors import Problems, UsageError
+from trainer.tiles.nonorm import is_unnormalised, names_of, refuse_twin
 from trainer.tiles.split import SPLITS, split_tiles
 from trainer.tiles.store import SCHEMA, Meta, TileStore
 from trainer.wording import counted, joined
@@ -35,9 +34,9 @@ class Sets:
 
     stores: tuple[TileStore, ...]
     tiles: pd.DataFrame
-    """The stores' index columns, with `label` "class unknown" where there is none, and: `set`; `store`, its place in `stores`; `row`, the tile's row in it; `pixels`, what
-    tiles of equal pixels have in common; `code`, the class index, -1 for a class that is unknown or that the training
-    store lacks."""
+    """The stores' index columns, with `label` "class unknown" where there is none, and: `set`; `store`, its place in
+    `stores`; `row`, the tile's row in it; `pixels`, what tiles of equal pixels have in common; `code`, the class index,
+    -1 for a class that is unknown or that the training store lacks."""
     classes: tuple[str, ...]
     kind: str
     """How validation was parted from training: "group-level split"; "" where it was not."""
@@ -47,6 +46,8 @@ class Sets:
     """Whether the split was made for this audit alone."""
     lacking: tuple[str, ...] = ()
     """What could not be audited and why, a sentence each."""
+    refused: tuple[str, ...] = ()
+    """External sets of the run that are left out, since they are no test of it, and why."""
 
     @property
     def names(self) -> list[str]:
@@ -92,7 +93,7 @@ def sets_of_stores(paths: Sequence[Path]) -> Sets:
         UsageError: naming every path that is no store, a store that is there twice, or a twin that is no test set.
     """
     names = _told_apart(paths)
-    refuse_twins(names_of(paths[0]), {names[path]: names_of(path) for path in paths[1:]})
+    _refuse_twins(paths[0], paths[1:])
     opened, problems = [], Problems()
     for path in paths:
         with problems.kept():
@@ -125,17 +126,19 @@ def run_and_further(path: Path, stores: Sequence[Path]) -> tuple[Run, list[Path]
 def sets_of_run(run: Run, further: Sequence[Path] = ()) -> Sets:
     """A run's own split and external sets, and further stores as external sets.
 
-    Stores of the run that are not there are left out, and said in `lacking`.
+    Stores of the run that are not there are left out, and said in `lacking`; its external sets that are the training
+    store's twin are left out, and said in `refused`.
 
     Raises:
-        UsageError: for a further store that is none, or a twin that is no test set.
+        UsageError: for a further store that is none, or the training store's twin.
     """
     known = run.identity["data"]
-    _refuse_twins_of_run(known, further)
+    training = Path(known["tiles"]["path"])
+    _refuse_twins(training, further)
     lacking: list[str] = []
     store = _opened(run, TRAIN, lacking)
-    external = {name: _opened(run, name, lacking) for name in known["external"]}
-    names = _told_apart([Path(known["tiles"]["path"]), *further], taken=tuple(external))
+    external = {name: _opened(run, name, lacking) for name in known["external"] if name not in run.twins}
+    names = _told_apart([training, *further], taken=tuple(external))
     for path in further:
         external[names[path]] = TileStore.open(path)
     class_map = load_config(run.directory.config_file).data.class_map
@@ -145,13 +148,16 @@ def sets_of_run(run: Run, further: Sequence[Path] = ()) -> Sets:
         split = run.split.set_index("tile_id")["split"].reindex(store.index["tile_id"])
         parts.insert(0, (split.to_numpy(dtype=object), store))
     sets = _sets(parts, run.classes, class_map, run.kind, f"the split of the run {run.name}")
-    return replace(sets, lacking=(*lacking, *sets.lacking))
+    refused = tuple(f"{name}: {why}" for name, why in run.twins.items())
+    return replace(sets, refused=refused, lacking=(*lacking, *sets.lacking))
 
 
-def _refuse_twins_of_run(known: Mapping[str, Any], further: Sequence[Path]) -> None:
-    tests = {f"data.external.{name}": names_of(Path(other["path"]), name) for name, other in known["external"].items()}
-    tests |= {str(path): names_of(path) for path in further}
-    refuse_twins(names_of(Path(known["tiles"]["path"])), tests)
+def _refuse_twins(training: Path, tests: Sequence[Path]) -> None:
+    problems = Problems()
+    for path in tests:
+        with problems.kept():
+            refuse_twin(training, path)
+    problems.check()
 
 
 def _opened(run: Run, name: str, lacking: list[str]) -> TileStore | None:
@@ -264,16 +270,16 @@ def _remarks(parts: Sequence[Part], tiles: pd.DataFrame) -> Iterator[str]:
                 f"{name} is without colour normalisation, by its name: where it is of the same slides as another set "
                 "here, neither is a test of the other"
             )
-    for name, part in tiles[tiles["code"] < 0].groupby("set", sort=False):
+    for place, part in tiles[tiles["code"] < 0].groupby("set", sort=False):
         foreign = part[part["label"] != UNLABELLED]
         if unknown := len(part) - len(foreign):
             yield (
-                f"{name} has {counted(unknown, 'tile')} of unknown class, which {'is' if unknown == 1 else 'are'} left "
+                f"{place} has {counted(unknown, 'tile')} of unknown class, which {'is' if unknown == 1 else 'are'} left "
                 "out of all that is by class"
             )
         if len(foreign):
             yield (
-                f"{name} has classes that the training store has not, and which are left out of the baselines: "
+                f"{place} has classes that the training store has not, and which are left out of the baselines: "
                 f"{joined(sorted(map(str, foreign['label'].unique())))} ({counted(len(foreign), 'tile')}); name their "
                 "equals in data.class_map"
             )

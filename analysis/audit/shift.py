@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -145,24 +146,26 @@ def _folds(
 
 def judge_shift(sets: Sets, colours: pd.DataFrame, domains: pd.DataFrame) -> Iterator[Finding]:
     """A sentence for each external set; a warning where colour tells it from training with an AUC of 0.9 or more."""
-    overall = colours[colours["class"] == ALL].set_index("set") if len(colours) else colours
-    told = domains.set_index("b")
-    for name in sets.external if sets.training in overall.index else ():
-        parts = [_apart(name, told.loc[name])] if name in told.index else []
-        parts += [_colours(name, overall.loc[name], overall.loc[sets.training])] if name in overall.index else []
-        is_far = name in told.index and told.loc[name, "AUC"] >= SHIFTED
+    overall = colours[colours["class"] == ALL] if len(colours) else colours
+    here = {str(row["set"]): row for row in overall.to_dict("records")}
+    told = {str(row["b"]): row for row in domains.to_dict("records")}
+    for name in sets.external:
+        parts = [_apart(name, told[name])] if name in told else []
+        if name in here and sets.training in here:
+            parts.append(_colours(name, here[name], here[sets.training]))
         if parts:
+            is_far = name in told and told[name]["AUC"] >= SHIFTED
             yield Finding(WARNING if is_far else NOTE, "shift", "; ".join(parts))
 
 
-def _apart(name: str, told: pd.Series) -> str:
+def _apart(name: str, told: Mapping[Hashable, Any]) -> str:
     return (
         f"colour alone tells {name} from {told['a']} with an AUC of {told['AUC']:.2f} (0.5: not at all; "
         f"{counted(int(told['tiles']), 'tile')} of each, classes balanced, cross-validated {told['folds']})"
     )
 
 
-def _colours(name: str, there: pd.Series, here: pd.Series) -> str:
+def _colours(name: str, there: Mapping[Hashable, Any], here: Mapping[Hashable, Any]) -> str:
     text = f"mean brightness of {name} {there['brightness']:.0f} against {here['brightness']:.0f} of 255"
     if np.isnan(there["haematoxylin degrees"]):
         return text

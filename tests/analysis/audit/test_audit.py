@@ -14,7 +14,7 @@ from analysis.audit.findings import NOTE, PROBLEM, WARNING, Audit
 from analysis.audit.terminal import show
 from analysis.collect import read_run
 from tests.analysis.audit.made_tiles import clean_store, compressed, make_store, tissue
-from tests.analysis.made_runs import CLASSES, write_model
+from tests.analysis.made_runs import CLASSES, rename_to_twin, write_model
 from trainer.rundir import RunDir
 from trainer.tiles.pack import PackOptions, pack
 from trainer.tiles.store import write_index
@@ -132,14 +132,17 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_unnormalised_twin_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stores = [clean_store(tmp_path / "nct", 60, 32), clean_store(tmp_path / "nct-NONORM", 60, 32, seed=1)]
     assert main(["audit", *map(str, stores)]) == 2
-    assert "error: nct-NONORM: is nct with other colours, so it is no test set for it" in capsys.readouterr().err
+    assert f"error: {stores[1]} is {stores[0]} with other colours, so it is no test set" in capsys.readouterr().err
 
 
-def test_the_unnormalised_twin_of_a_run_is_refused_too(run: RunDir, tmp_path: Path) -> None:
-    text = run.identity_file.read_text()
-    (tmp_path / "outside").rename(tmp_path / "store-nonorm")
-    run.identity_file.write_text(text.replace(str(tmp_path / "outside"), str(tmp_path / "store-nonorm")))
-    assert main(["audit", "--run", str(run.path)]) == 2
+def test_the_unnormalised_twin_of_a_run_is_no_set_of_its_audit(run: RunDir, tmp_path: Path) -> None:
+    rename_to_twin(run, tmp_path)
+    audit = audit_run(read_run(run.path))
+    assert audit.sets["set"].tolist() == ["train", "val"]
+    [problem] = texts(audit, PROBLEM)
+    assert problem.startswith(f"elsewhere: {tmp_path / 'store-nonorm'} is {tmp_path / 'store'} with other colours")
+    twin = clean_store(tmp_path / "further" / "store-NONORM", 60, 32)
+    assert main(["audit", str(twin), "--run", str(run.path)]) == 2
 
 
 def test_a_runs_moved_store_is_found_where_it_is_named(run: RunDir, tmp_path: Path) -> None:
