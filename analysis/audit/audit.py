@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +16,13 @@ from analysis.audit.findings import PROBLEM, WARNING, Audit, Finding, by_level
 from analysis.audit.groups import count_groups, judge_groups
 from analysis.audit.measure import Measures, measure
 from analysis.audit.perturbation import judge_perturbation, passes, perturb
+from analysis.audit.progress import Track, silent
 from analysis.audit.sets import Sets, sets_of_run, sets_of_stores
 from analysis.audit.shift import describe_colours, judge_shift, tell_apart
 from analysis.audit.shortcuts import judge_shortcuts, score_shortcuts
 from analysis.collect import Run
 from analysis.kinds import EXTERNAL
 from trainer.errors import RunError, UsageError
-
-Advance = Callable[[int], None]
-Track = Callable[[str, int], AbstractContextManager[Advance]]
-"""What shows progress: given what is done and of how many tiles, it yields what is called with the tiles done."""
-
-
-@contextmanager
-def silent(description: str, total: int) -> Iterator[Advance]:  # noqa: ARG001
-    """Shows no progress."""
-    yield lambda _: None
 
 
 def audit_stores(paths: Sequence[Path], track: Track = silent) -> Audit:
@@ -81,7 +71,7 @@ def _audit(sets: Sets, track: Track, perturbation: pd.DataFrame | None = None) -
         return Audit(sets.kind, sets.said, tuple(lacking), *[pd.DataFrame()] * 9)
     with track("Reading tiles", len(sets.tiles)) as advance:
         measures = measure(sets, advance)
-    copies = find_duplicates(sets, measures)
+    copies = find_duplicates(sets, measures, track)
     groups, classes = count_groups(sets), count_classes(sets)
     shortcuts, colours = score_shortcuts(sets, measures), describe_colours(sets, measures)
     domains = tell_apart(sets, measures)

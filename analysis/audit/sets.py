@@ -273,10 +273,7 @@ def _remarks(parts: Sequence[Part], tiles: pd.DataFrame) -> Iterator[str]:
     for place, part in tiles[tiles["code"] < 0].groupby("set", sort=False):
         foreign = part[part["label"] != UNLABELLED]
         if unknown := len(part) - len(foreign):
-            yield (
-                f"{place} has {counted(unknown, 'tile')} of unknown class, which {'is' if unknown == 1 else 'are'} left "
-                "out of all that is by class"
-            )
+            yield (f"{place} has {counted(unknown, 'tile')} of unknown class, left out of all that asks for a class")
         if len(foreign):
             yield (
                 f"{place} has classes that the training store has not, and which are left out of the baselines: "
