@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.kinds import EXTERNAL, KINDS, UNKNOWN
+from analysis.kinds import KINDS, UNKNOWN, UNLABELLED, kind_of, twins
 from analysis.scores import Floats, Indices
 from trainer.errors import RunError, UsageError
 from trainer.rundir import RunDir, read_json, read_json_lines
@@ -110,6 +110,11 @@ class Run(Model):
     def kind(self) -> str:
         """How validation and test tiles were parted from the training tiles."""
         return KINDS[self.identity["data"]["split"]]
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """External sets that are no test of it, by name, and why."""
+        return twins(self.identity["data"])
 
     def open_store(self, split: str) -> TileStore:
         """The store that holds the tiles of a split.
@@ -273,8 +278,7 @@ def _all_predictions(directory: RunDir, identity: dict[str, Any]) -> Iterator[Pr
     for split in ("val", "test", *data["external"]):
         file = directory.predictions_file(split)
         if file.is_file():
-            kind = EXTERNAL if split in data["external"] else KINDS[data["split"]]
-            yield read_predictions(file, split, kind, tuple(identity["classes"]))
+            yield read_predictions(file, split, kind_of(split, data), tuple(identity["classes"]))
 
 
 def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]) -> Predictions:
@@ -303,7 +307,7 @@ def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]
         table=table[known].reset_index(drop=True),
         labels=labels,
         probabilities=probabilities[known],
-        left_out=table["label"][~known].fillna("class unknown").value_counts().to_dict(),
+        left_out=table["label"][~known].fillna(UNLABELLED).value_counts().to_dict(),
         classes=classes,
     )
 

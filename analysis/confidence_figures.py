@@ -8,10 +8,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.calibration import Reliability, Selective
-from analysis.figures import COLOURS, DASHED, DOTTED, GREY, GRID, INK, LINES, SOLID, STYLED, new_figure
+from analysis.figures import (
+    COLOURS,
+    DASHED,
+    DOTTED,
+    GREY,
+    GRID,
+    INK,
+    LINES,
+    MOST_POINTS,
+    SOLID,
+    STYLED,
+    new_figure,
+    thinned,
+)
 from analysis.scores import PrecisionRecall
-
-MOST_POINTS = 400
 
 
 @STYLED
@@ -53,25 +64,17 @@ def precision_recall(
     defined = [index for index, curve in enumerate(curves) if not np.isnan(curve.average)]
     worst = sorted(sorted(defined, key=lambda index: curves[index].average)[: len(LINES)])
     for index in sorted(set(defined) - set(worst)):
-        axes.step(*_thinned(curves[index]), where="pre", color="#d5dae0", lw=0.7)
+        axes.step(*thinned(curves[index].recall, curves[index].precision), where="pre", color="#d5dae0", lw=0.7)
     for (colour, dash), index in zip(LINES, worst, strict=False):
         label = f"{names[index]}  {curves[index].average:.4f}"
-        axes.step(*_thinned(curves[index]), where="pre", color=colour, ls=dash, lw=1.5, label=label)
+        thin = thinned(curves[index].recall, curves[index].precision)
+        axes.step(*thin, where="pre", color=colour, ls=dash, lw=1.5, label=label)
     if not np.isnan(micro.average):
-        axes.step(*_thinned(micro), where="pre", color=INK, ls=DOTTED, lw=1.8, label=f"micro  {micro.average:.4f}")
+        thin = thinned(micro.recall, micro.precision)
+        axes.step(*thin, where="pre", color=INK, ls=DOTTED, lw=1.8, label=f"micro  {micro.average:.4f}")
     if len(worst) < len(defined):
         axes.plot([], [], color="#d5dae0", lw=0.9, label=f"{len(defined) - len(worst)} classes of higher AP")
     axes.set(xlabel="recall", ylabel="precision", box_aspect=1, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.grid(color=GRID, lw=0.6)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def _thinned(curve: PrecisionRecall) -> tuple[np.ndarray, np.ndarray]:
-    """At most 400 points of a curve, its corners among them."""
-    recall, precision = curve.recall, curve.precision
-    if len(recall) > MOST_POINTS:
-        length = np.cumsum(np.append(0.0, np.abs(np.diff(recall)) + np.abs(np.diff(precision))))
-        keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
-        recall, precision = recall[keep], precision[keep]
-    return recall, precision

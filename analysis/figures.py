@@ -53,6 +53,8 @@ STYLE = {
     "svg.hashsalt": "tissuegrid",  # the same figure is the same file
 }
 STYLED = matplotlib.rc_context(STYLE)  # type: ignore[arg-type]  # as a decorator: leaves the settings of other programs alone
+MOST_POINTS = 400
+"""Of a curve that is drawn."""
 FEW = 12
 """Up to this many classes a matrix has room for decimals and zeros."""
 MAP_COLOURS = "viridis"
@@ -195,13 +197,16 @@ def _draw_roc(axes: Axes, curves: Sequence[Roc], micro: Roc, macro: Roc, names: 
 
 
 def _line(axes: Axes, curve: Roc, **style: object) -> None:
-    """Draws a curve by at most 400 of its points, its corners among them."""
-    run, rise = curve.false_positive_rate, curve.true_positive_rate
-    if len(run) > 400:
-        length = np.cumsum(np.append(0.0, np.abs(np.diff(run)) + np.abs(np.diff(rise))))
-        keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], 400)))
-        run, rise = run[keep], rise[keep]
-    axes.plot(run, rise, **style)  # type: ignore[arg-type]
+    axes.plot(*thinned(curve.false_positive_rate, curve.true_positive_rate), **style)  # type: ignore[arg-type]
+
+
+def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """At most 400 points of a curve, its corners among them."""
+    if len(x) <= MOST_POINTS:
+        return x, y
+    length = np.cumsum(np.append(0.0, np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
+    return x[keep], y[keep]
 
 
 def overlay(tile: Pixels, heat: NDArray[np.float64], highest: float) -> Pixels:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from analysis.kinds import EXTERNAL, KINDS
+from analysis.kinds import KINDS, kind_of
 from analysis.outcomes import read_outcomes
 from analysis.scores import Interval, balanced_accuracy_interval
 from trainer.errors import RunError, UsageError
@@ -139,7 +139,7 @@ class Search:
 
     def kind_of(self, split: str) -> str:
         """The same of any set, an external one too."""
-        return EXTERNAL if split in self.facts["data"]["external"] else self.kind
+        return kind_of(split, self.facts["data"])
 
     def trial(self, name: str) -> Trial:
         """The trial of that name."""

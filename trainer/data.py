@@ -18,6 +18,7 @@ from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
 from trainer.rundir import Json
 from trainer.tiles.loader import TileSet
+from trainer.tiles.nonorm import refuse_twin
 from trainer.tiles.split import SPLITS, split_tiles
 from trainer.tiles.stage import stage
 from trainer.tiles.store import TileStore
@@ -115,7 +116,8 @@ def open_data(config: Config, split_file: Path | None = None) -> RunData:
     """Opens a run's stores, and splits them, or reads the split that was made when the run began.
 
     Raises:
-        UsageError: where a store is not there, does not go with the training store, or cannot be split as asked.
+        UsageError: where a store is not there, does not go with the training store, is its twin in other colours, or
+            cannot be split as asked.
     """
     data, problems = config.data, Problems()
     external = {}
@@ -131,6 +133,8 @@ def open_data(config: Config, split_file: Path | None = None) -> RunData:
     with problems.kept():
         _check_class_map(data.class_map, {label for known in (store, *external.values()) for label in known.classes})
     for name, other in external.items():
+        with problems.kept(f"data.external.{name}"):
+            refuse_twin(store.path, other.path, name)
         with problems.kept(f"data.external.{name}"):
             _check_external(other, store, classes, data.class_map)
     with problems.kept():

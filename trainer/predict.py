@@ -43,6 +43,7 @@ from trainer.rundir import Json, PartsDir, append_json_line, now, read_json, wri
 from trainer.scale import Machine, Scale, resolve, this_machine
 from trainer.stop import StopSignals
 from trainer.temperature import softmax
+from trainer.tiles.nonorm import as_twin
 from trainer.tiles.stain import Difference
 from trainer.tiles.store import REJECTED, TileStore
 from trainer.trained import TrainedRun, open_trained
@@ -241,6 +242,8 @@ def _notes(trained: TrainedRun, source: Source, index: pd.DataFrame) -> list[str
         said.append(f"note: microns per pixel of the tiles are unknown; the run's are {trained.mpp:g} (--mpp checks)")
     if trained.tile_size is None:
         said.append("note: the run does not say its tile size (its store is gone), so that it is not compared")
+    if twin := as_twin(Path(trained.identity["data"]["tiles"]["path"]), source.path):
+        said.append(f"warning: {twin}. What is right among these predictions says nothing of other slides")
     if learned := _learned_from(trained, index):
         said.append(
             f"warning: the run was trained on {counted(learned, 'tile')} of these (equal pixels), which flatters"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,26 +12,17 @@ import pandas as pd
 from analysis.audit.classes import count_classes, judge_classes
 from analysis.audit.duplicates import COLUMNS, find_duplicates
 from analysis.audit.files import describe_files, judge_files
-from analysis.audit.findings import WARNING, Audit, Finding, by_level
+from analysis.audit.findings import PROBLEM, WARNING, Audit, Finding, by_level
 from analysis.audit.groups import count_groups, judge_groups
 from analysis.audit.measure import Measures, measure
 from analysis.audit.perturbation import judge_perturbation, passes, perturb
+from analysis.audit.progress import Track, silent
 from analysis.audit.sets import Sets, sets_of_run, sets_of_stores
 from analysis.audit.shift import describe_colours, judge_shift, tell_apart
 from analysis.audit.shortcuts import judge_shortcuts, score_shortcuts
 from analysis.collect import Run
 from analysis.kinds import EXTERNAL
 from trainer.errors import RunError, UsageError
-
-Advance = Callable[[int], None]
-Track = Callable[[str, int], AbstractContextManager[Advance]]
-"""What shows progress: given what is done and of how many tiles, it yields what is called with the tiles done."""
-
-
-@contextmanager
-def silent(description: str, total: int) -> Iterator[Advance]:  # noqa: ARG001
-    """Shows no progress."""
-    yield lambda _: None
 
 
 def audit_stores(paths: Sequence[Path], track: Track = silent) -> Audit:
@@ -47,8 +37,8 @@ def audit_stores(paths: Sequence[Path], track: Track = silent) -> Audit:
 def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, track: Track = silent) -> Audit:
     """Audits a run's own split and external sets, and further stores as external sets.
 
-    Stores of the run that are gone are left out, as is its model where it has no good checkpoint, and a finding says
-    so. Nothing is written.
+    Stores of the run that are gone are left out, as are external sets that are its training store in other colours, and
+    its model where it has no good checkpoint, and a finding says so. Nothing is written.
 
     Args:
         run: the run.
@@ -58,7 +48,7 @@ def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, tra
         track: shows progress.
 
     Raises:
-        UsageError: if a test set is the training store but for its colours (NONORM), or a further store is none.
+        UsageError: if a further store is the training store but for its colours (NONORM), or none.
     """
     sets = sets_of_run(run, further)
     table = None
@@ -72,13 +62,16 @@ def audit_run(run: Run, further: Sequence[Path] = (), *, perturbed: int = 0, tra
 
 
 def _audit(sets: Sets, track: Track, perturbation: pd.DataFrame | None = None) -> Audit:
-    lacking = [Finding(WARNING, "sets", text) for text in sets.lacking]
+    lacking = [
+        *(Finding(PROBLEM, "sets", text) for text in sets.refused),
+        *(Finding(WARNING, "sets", text) for text in sets.lacking),
+    ]
     perturbation = pd.DataFrame() if perturbation is None else perturbation
     if not len(sets.tiles):
         return Audit(sets.kind, sets.said, tuple(lacking), *[pd.DataFrame()] * 9)
     with track("Reading tiles", len(sets.tiles)) as advance:
         measures = measure(sets, advance)
-    copies = find_duplicates(sets, measures)
+    copies = find_duplicates(sets, measures, track)
     groups, classes = count_groups(sets), count_classes(sets)
     shortcuts, colours = score_shortcuts(sets, measures), describe_colours(sets, measures)
     domains = tell_apart(sets, measures)
@@ -121,7 +114,7 @@ def _describe(sets: Sets, measures: Measures) -> pd.DataFrame:
                 "split": EXTERNAL if name in sets.external else sets.kind,
                 "store": str(store.path),
                 "tiles": len(tiles),
-                "classes": tiles["label"].nunique(),
+                "classes": tiles["label"][sets.is_labelled[chosen]].nunique(),
                 "groups": tiles["group"].nunique(),
                 "tiles without group": int(tiles["group"].isna().sum()),
                 "tile size": "{1} x {0} px".format(*store.tile_size),

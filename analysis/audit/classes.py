@@ -17,7 +17,7 @@ IMBALANCE = 10
 
 def count_classes(sets: Sets) -> pd.DataFrame:
     """One row a class: `class`, then for each set `NAME tiles` and `NAME groups` (0 where groups are unknown)."""
-    labels = [*sets.classes, *sorted(set(sets.tiles["label"].dropna()) - set(sets.classes))]
+    labels = [*sets.classes, *sorted(set(sets.tiles["label"]) - set(sets.classes))]
     columns = {}
     for name in sets.names:
         of_class = sets.tiles[sets.of(name)].groupby("label")
@@ -31,6 +31,8 @@ def judge_classes(sets: Sets, classes: pd.DataFrame) -> Iterator[Finding]:
     known = classes[classes["class"].isin(sets.classes)].set_index("class")
     for name in sets.names:
         tiles = known[f"{name} tiles"]
+        if not sets.is_labelled[sets.of(name)].any():
+            continue
         if absent := list(tiles.index[tiles == 0]):
             yield Finding(WARNING, "classes", f"{name} has no tile of {joined(absent)}: nothing is known of it there")
         if few := [f"{label} ({count})" for label, count in tiles[(tiles > 0) & (tiles < FEW_TILES)].items()]:
@@ -43,5 +45,5 @@ def judge_classes(sets: Sets, classes: pd.DataFrame) -> Iterator[Finding]:
                 f"{there.idxmin()}: read the balanced accuracy, not the accuracy"
             )
             yield Finding(NOTE, "classes", text)
-    if len(sets.classes) < 2:
+    if len(sets.classes) == 1:
         yield Finding(WARNING, "classes", "there is one class alone: nothing can be told apart")

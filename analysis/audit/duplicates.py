@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from analysis.audit.findings import NOTE, PROBLEM, WARNING, Finding
 from analysis.audit.hashes import ORIENTATIONS, near_hashes, oriented_hashes
 from analysis.audit.measure import TEXTURE, Measures
+from analysis.audit.progress import Track, silent
 from analysis.audit.sets import Sets
 from trainer.wording import counted
 
@@ -28,6 +31,10 @@ LIKENESS = 0.85
 to JPEG of quality 20 or resized by half copies have 0.95 and more, other tiles with near hashes 0.67 and less."""
 DETAIL = 64
 """Side in px at which two tiles are compared."""
+MOST_CONFIRMED = 100_000
+"""Pairs that are compared at most."""
+BLOCK = 1024
+"""Pairs that a thread compares at a time."""
 DESCRIBED = ["set", "path", "label", "group", "tile_id"]
 COLUMNS = [
     "kind",
@@ -49,11 +56,12 @@ class Duplicates:
     findings: list[Finding]
 
 
-def find_duplicates(sets: Sets, measures: Measures) -> Duplicates:
+def find_duplicates(sets: Sets, measures: Measures, track: Track = silent) -> Duplicates:
     """Finds copies within and across sets and stores.
 
     Equal pixels are known by their hash. Other copies are looked for among tiles with texture, by perceptual hashes in
-    all eight orientations, and confirmed on the pixels. Tiles that were shifted or cut anew are not found.
+    all eight orientations, and confirmed on the pixels: of more than `MOST_CONFIRMED` pairs those of the nearest
+    hashes, and a finding says so. Tiles that were shifted or cut anew are not found.
     """
     original = pd.factorize(sets.tiles["pixels"])[0].astype(np.int64)
     first_of = pd.Series(np.arange(len(original))).groupby(original).first().to_numpy()
@@ -61,8 +69,16 @@ def find_duplicates(sets: Sets, measures: Measures) -> Duplicates:
     pairs = [_pairs(first_of[original[equal]], equal, EQUAL)]
     candidates = np.sort(first_of[~measures.is_blank[first_of]])
     near = near_hashes(oriented_hashes(measures.thumbnail[candidates]))
-    copies = _confirmed(sets, candidates[near.first], candidates[near.second], near.orientation, near.distance)
-    pairs.append(_with_equals(copies, original))
+    close = pd.DataFrame(
+        {
+            "a": candidates[near.first],
+            "b": candidates[near.second],
+            "orientation": near.orientation,
+            "distance": near.distance,
+        }
+    )
+    nearest = close.sort_values("distance", kind="stable").head(MOST_CONFIRMED).sort_index()
+    pairs.append(_with_equals(_confirmed(sets, nearest, track), original))
     found = pd.concat(pairs, ignore_index=True)
     described = found.drop(columns=["a", "b"])
     for side in "ab":
@@ -73,6 +89,12 @@ def find_duplicates(sets: Sets, measures: Measures) -> Duplicates:
         findings.append(Finding(NOTE, "copies", f"{text} compared for equal pixels alone"))
     if near.ended or near.crowded:
         text = "so many tiles are alike that not all were compared: there are more copies than are listed"
+        findings.append(Finding(WARNING, "copies", text))
+    if len(nearest) < len(close):
+        text = (
+            f"{len(close):,} pairs of tiles have near hashes, of which the {len(nearest):,} nearest were compared "
+            "pixel by pixel: there may be more copies than are listed"
+        )
         findings.append(Finding(WARNING, "copies", text))
     return Duplicates(described[COLUMNS], findings)
 
@@ -87,33 +109,50 @@ def _pairs(a: NDArray[np.int64], b: NDArray[np.int64], kind: str) -> pd.DataFram
     )
 
 
-def _confirmed(
-    sets: Sets,
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    orientation: NDArray[np.int64],
-    distance: NDArray[np.int64],
-) -> pd.DataFrame:
-    """The pairs whose pixels are alike, too."""
-    likeness = np.array([_likeness(sets, *pair) for pair in zip(first, second, orientation, strict=True)])
-    sure = likeness >= LIKENESS
-    return pd.DataFrame(
-        {
-            "kind": np.where(orientation[sure] == 0, ALTERED, TURNED),
-            "orientation": [ORIENTATIONS[number].name for number in orientation[sure]],
-            "correlation": likeness[sure],
-            "distance": distance[sure],
-            "a": first[sure],
-            "b": second[sure],
-        }
+def _confirmed(sets: Sets, pairs: pd.DataFrame, track: Track) -> pd.DataFrame:
+    """The pairs (`a, b, orientation, distance`) whose pixels are alike, too, found by as many threads as this process
+    may use cores."""
+    blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
+    likeness = [np.empty(0)]
+    if blocks:
+        with (
+            track("Comparing tiles", len(pairs)) as advance,
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+        ):
+            for found in threads.map(lambda block: _likeness(sets, block), blocks):
+                likeness.append(found)
+                advance(len(found))
+    correlation = np.concatenate(likeness)
+    sure = pairs.assign(correlation=correlation)[correlation >= LIKENESS]
+    return sure.assign(
+        kind=np.where(sure["orientation"] == 0, ALTERED, TURNED),
+        orientation=[ORIENTATIONS[number].name for number in sure["orientation"]],
     )
 
 
-def _likeness(sets: Sets, first: int, second: int, orientation: int) -> float:
-    """Correlation of the grey pixels of two tiles, the first laid down as said."""
-    side = min(DETAIL, *(size for tile in (first, second) for size in _tile(sets, tile).shape[:2]))
-    one, other = (_grey(_tile(sets, tile), side) for tile in (first, second))
-    return float(np.corrcoef(ORIENTATIONS[orientation].of(one).ravel(), other.ravel())[0, 1])
+def _likeness(sets: Sets, pairs: pd.DataFrame) -> NDArray[np.float64]:
+    """Correlation of the grey pixels of each pair's tiles, the first laid down as said. Pairs of one block share tiles,
+    each of which is read once."""
+    grey: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    def seen(tile: int, side: int) -> NDArray[np.uint8]:
+        if (tile, side) not in grey:
+            grey[tile, side] = _grey(_tile(sets, tile), side)
+        return grey[tile, side]
+
+    store = sets.tiles["store"].to_numpy()
+    found = np.empty(len(pairs))
+    for place, (a, b, orientation) in enumerate(pairs[["a", "b", "orientation"]].itertuples(index=False)):
+        side = min(DETAIL, *(size for tile in (a, b) for size in sets.stores[store[tile]].tile_size))
+        found[place] = _correlation(ORIENTATIONS[orientation].of(seen(a, side)), seen(b, side))
+    return found
+
+
+def _correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Of two pictures; NaN where one is of a single grey."""
+    first, second = (each.ravel().astype(np.float32) - each.mean(dtype=np.float32) for each in (one, other))
+    spread = float(np.sqrt((first @ first) * (second @ second)))
+    return float(first @ second) / spread if spread else float("nan")
 
 
 def _tile(sets: Sets, tile: int) -> NDArray[np.uint8]:
@@ -150,7 +189,7 @@ def _findings(sets: Sets, pairs: pd.DataFrame) -> Iterator[Finding]:
                     text = f"{counted(count, 'tile')} of {name} {verb} there more than once, {how}"
                     yield Finding(NOTE, "copies", text)
                 else:
-                    level = PROBLEM if other == sets.training else WARNING
+                    level = PROBLEM if other == sets.training and name in sets.tested else WARNING
                     text = (
                         f"{count:,} of the {counted(int(sets.of(name).sum()), 'tile')} of {name} {verb} in {other} too"
                     )
@@ -176,8 +215,9 @@ def _copied(links: pd.DataFrame, name: str, other: str) -> int:
 
 
 def _contradictions(sets: Sets, pairs: pd.DataFrame) -> Iterator[Finding]:
-    labels = sets.tiles["label"].to_numpy()
-    differ = int((labels[pairs["a"].to_numpy(dtype=np.int64)] != labels[pairs["b"].to_numpy(dtype=np.int64)]).sum())
+    label, known = sets.tiles["label"].to_numpy(), sets.is_labelled
+    a, b = (pairs[side].to_numpy(dtype=np.int64) for side in "ab")
+    differ = int((known[a] & known[b] & (label[a] != label[b])).sum())
     if differ:
         text = f"{counted(differ, 'pair')} of copies {'bears' if differ == 1 else 'bear'} two labels"
         yield Finding(WARNING, "copies", f"{text}: one of them is wrong")

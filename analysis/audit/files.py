@@ -51,7 +51,7 @@ def judge_files(sets: Sets) -> Iterator[Finding]:
     """Properties of files that go with the class, within each store."""
     properties = _properties(sets.tiles)
     for place, store in enumerate(sets.stores):
-        of_store = (sets.tiles["store"] == place).to_numpy()
+        of_store = (sets.tiles["store"] == place).to_numpy() & sets.is_labelled
         labels = sets.tiles["label"][of_store]
         for name, wording in PROPERTIES.items():
             values = properties[name][of_store]

@@ -14,7 +14,7 @@ from trainer.wording import counted, joined
 
 def count_groups(sets: Sets) -> pd.DataFrame:
     """One row a group and set: `store` (its place), `group, set, tiles, classes`."""
-    known = sets.tiles[sets.tiles["group"].notna()]
+    known = sets.tiles[sets.tiles["group"].notna()].assign(label=sets.tiles["label"].where(sets.is_labelled))
     counted_rows = known.groupby(["store", "group", "set"], sort=False).agg(
         tiles=("tile_id", "size"), classes=("label", "nunique")
     )
@@ -37,7 +37,9 @@ def judge_groups(sets: Sets, groups: pd.DataFrame) -> Iterator[Finding]:
 
 def _on_both_sides(sets: Sets, groups: pd.DataFrame) -> Iterator[Finding]:
     """Within a store a name is a slide or patient, beyond doubt."""
-    inside = [name for name in sets.names if name not in sets.external]
+    inside = [
+        name for name in sets.names if name == sets.training or (name in sets.tested and name not in sets.external)
+    ]
     members = {name: set(groups.loc[groups["set"] == name, "group"]) for name in inside}
     for later, name in enumerate(inside):
         for earlier in inside[:later]:
@@ -69,7 +71,7 @@ def _classes_of_one_group(sets: Sets) -> Iterator[Finding]:
     """A class that a single slide stands for cannot be told from that slide."""
     if sets.training is None:
         return
-    learned = sets.tiles[sets.of(sets.training)]
+    learned = sets.tiles[sets.of(sets.training) & sets.is_labelled]
     if learned["group"].isna().any() or learned["group"].nunique() < 2:
         return
     each = learned.groupby("label")["group"].agg(["nunique", "first"])

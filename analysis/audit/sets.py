@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.audit.nonorm import is_unnormalised, names_of, refuse_twins
 from analysis.collect import Run, read_run
-from analysis.kinds import EXTERNAL, KINDS
+from analysis.kinds import EXTERNAL, KINDS, UNLABELLED
 from trainer.config import DataSection, load_config
 from trainer.errors import Problems, UsageError
+from trainer.tiles.nonorm import is_unnormalised, names_of, refuse_twin
 from trainer.tiles.split import SPLITS, split_tiles
 from trainer.tiles.store import SCHEMA, Meta, TileStore
 from trainer.wording import counted, joined
 
 TRAIN, VAL, TEST = SPLITS
 UNSPLIT = "unsplit"
-"""The set of all tiles of a store that could not be split."""
+"""The set of the tiles of a store that could not be split: of all of them, or of those of unknown class."""
 SEED = 0
 FEW = 10
 """Classes of fewer tiles stay whole in the training set, where the trainer would refuse to split them."""
@@ -35,8 +34,9 @@ class Sets:
 
     stores: tuple[TileStore, ...]
     tiles: pd.DataFrame
-    """The stores' index columns and: `set`; `store`, its place in `stores`; `row`, the tile's row in it; `pixels`, what
-    tiles of equal pixels have in common; `code`, the class index, -1 for a class that the training store lacks."""
+    """The stores' index columns, with `label` "class unknown" where there is none, and: `set`; `store`, its place in
+    `stores`; `row`, the tile's row in it; `pixels`, what tiles of equal pixels have in common; `code`, the class index,
+    -1 for a class that is unknown or that the training store lacks."""
     classes: tuple[str, ...]
     kind: str
     """How validation was parted from training: "group-level split"; "" where it was not."""
@@ -46,6 +46,8 @@ class Sets:
     """Whether the split was made for this audit alone."""
     lacking: tuple[str, ...] = ()
     """What could not be audited and why, a sentence each."""
+    refused: tuple[str, ...] = ()
+    """External sets of the run that are left out, since they are no test of it, and why."""
 
     @property
     def names(self) -> list[str]:
@@ -72,6 +74,12 @@ class Sets:
         chosen: NDArray[np.bool_] = (self.tiles["set"] == name).to_numpy()
         return chosen
 
+    @property
+    def is_labelled(self) -> NDArray[np.bool_]:
+        """(N,) which tiles have a class."""
+        labelled: NDArray[np.bool_] = (self.tiles["label"] != UNLABELLED).to_numpy()
+        return labelled
+
     def described(self, name: str) -> str:
         """What stands beside a number from a set: its split and how many tiles it has."""
         kind = EXTERNAL if name in self.external else self.kind
@@ -85,7 +93,7 @@ def sets_of_stores(paths: Sequence[Path]) -> Sets:
         UsageError: naming every path that is no store, a store that is there twice, or a twin that is no test set.
     """
     names = _told_apart(paths)
-    refuse_twins(names_of(paths[0]), {names[path]: names_of(path) for path in paths[1:]})
+    _refuse_twins(paths[0], paths[1:])
     opened, problems = [], Problems()
     for path in paths:
         with problems.kept():
@@ -118,17 +126,19 @@ def run_and_further(path: Path, stores: Sequence[Path]) -> tuple[Run, list[Path]
 def sets_of_run(run: Run, further: Sequence[Path] = ()) -> Sets:
     """A run's own split and external sets, and further stores as external sets.
 
-    Stores of the run that are not there are left out, and said in `lacking`.
+    Stores of the run that are not there are left out, and said in `lacking`; its external sets that are the training
+    store's twin are left out, and said in `refused`.
 
     Raises:
-        UsageError: for a further store that is none, or a twin that is no test set.
+        UsageError: for a further store that is none, or the training store's twin.
     """
     known = run.identity["data"]
-    _refuse_twins_of_run(known, further)
+    training = Path(known["tiles"]["path"])
+    _refuse_twins(training, further)
     lacking: list[str] = []
     store = _opened(run, TRAIN, lacking)
-    external = {name: _opened(run, name, lacking) for name in known["external"]}
-    names = _told_apart([Path(known["tiles"]["path"]), *further], taken=tuple(external))
+    external = {name: _opened(run, name, lacking) for name in known["external"] if name not in run.twins}
+    names = _told_apart([training, *further], taken=tuple(external))
     for path in further:
         external[names[path]] = TileStore.open(path)
     class_map = load_config(run.directory.config_file).data.class_map
@@ -138,13 +148,16 @@ def sets_of_run(run: Run, further: Sequence[Path] = ()) -> Sets:
         split = run.split.set_index("tile_id")["split"].reindex(store.index["tile_id"])
         parts.insert(0, (split.to_numpy(dtype=object), store))
     sets = _sets(parts, run.classes, class_map, run.kind, f"the split of the run {run.name}")
-    return replace(sets, lacking=(*lacking, *sets.lacking))
+    refused = tuple(f"{name}: {why}" for name, why in run.twins.items())
+    return replace(sets, refused=refused, lacking=(*lacking, *sets.lacking))
 
 
-def _refuse_twins_of_run(known: Mapping[str, Any], further: Sequence[Path]) -> None:
-    tests = {f"data.external.{name}": names_of(Path(other["path"]), name) for name, other in known["external"].items()}
-    tests |= {str(path): names_of(path) for path in further}
-    refuse_twins(names_of(Path(known["tiles"]["path"])), tests)
+def _refuse_twins(training: Path, tests: Sequence[Path]) -> None:
+    problems = Problems()
+    for path in tests:
+        with problems.kept():
+            refuse_twin(training, path)
+    problems.check()
 
 
 def _opened(run: Run, name: str, lacking: list[str]) -> TileStore | None:
@@ -183,28 +196,39 @@ def _own_split(store: TileStore) -> tuple[NDArray[np.object_], str, str]:
     """The split of each tile of a store, what kind it is, and where it comes from.
 
     The source's own where it names training and validation tiles; else 15 % of the tiles, in whole groups where every
-    tile has one, else tile by tile, as `python -m trainer train` with its defaults would draw them.
+    tile has one, else tile by tile, as `python -m trainer train` with its defaults would draw them. Tiles of unknown
+    class, from which nothing can be learned, are in no part unless the source says so.
     """
-    split = store.index["split"]
-    if split.isin(SPLITS).all() and {TRAIN, VAL} <= set(split):
+    said = store.index["split"].isin(SPLITS)
+    labelled = store.index["label"].notna()
+    if (said | ~labelled).all() and {TRAIN, VAL} <= set(store.index["split"][said]):
+        split = store.index["split"].where(said, UNSPLIT)
         return split.to_numpy(dtype=object), KINDS["source"], "the source's own split"
+    split, kind, whence = _made_split(store.path, store.index[labelled])
+    return split.reindex(store.index.index, fill_value=UNSPLIT).to_numpy(dtype=object), kind, whence
+
+
+def _made_split(path: Path, index: pd.DataFrame) -> tuple[pd.Series, str, str]:
+    """The same of some labelled tiles, made for this audit."""
     reasons: list[str] = []
-    known = store.index["group"].notna().all()
+    if not len(index):
+        return pd.Series(index=index.index, dtype=object), "", "no split, since the class of no tile is known"
+    known = index["group"].notna().all()
     for way, said in (
         ("group", "a split made for this audit: about 15 % of the tiles, in whole groups, seed 0"),
         ("random", "a split made for this audit: 15 % of the tiles, drawn tile by tile, seed 0"),
     ):
         try:
-            return _drawn(store, way), KINDS[way], said + (f" (by group: {reasons[0]})" if known and reasons else "")
+            drawn = pd.Series(_drawn(path, index, way), index.index)
+            return drawn, KINDS[way], said + (f" (by group: {reasons[0]})" if known and reasons else "")
         except UsageError as error:
             reasons.append(str(error))
-    return np.full(len(store), UNSPLIT, dtype=object), "", f"no split, since none could be made: {reasons[-1]}"
+    return pd.Series(UNSPLIT, index.index), "", f"no split, since none could be made: {reasons[-1]}"
 
 
-def _drawn(store: TileStore, way: str) -> NDArray[np.object_]:
+def _drawn(path: Path, index: pd.DataFrame, way: str) -> NDArray[np.object_]:
     """As `trainer.tiles.split` draws it; where it refuses, without the classes of few tiles, which are trained on."""
-    data = DataSection.model_validate({"tiles": store.path, "split": way})
-    index = store.index
+    data = DataSection.model_validate({"tiles": path, "split": way})
     try:
         return split_tiles(index, data, SEED).astype(object)
     except UsageError:
@@ -227,7 +251,8 @@ def _sets(parts: Sequence[Part], classes: tuple[str, ...], class_map: Mapping[st
     )
     rank = {name: number for number, name in enumerate((*SPLITS, UNSPLIT))}
     tiles = tiles.sort_values("set", key=lambda names: names.map(rank).fillna(len(rank)), kind="stable")
-    labels = tiles["label"].map(lambda label: class_map.get(label, label))
+    labels = tiles["label"].astype(object).where(tiles["label"].notna(), UNLABELLED)
+    labels = labels.map(lambda label: class_map.get(label, label))
     tiles = tiles.assign(
         label=labels,
         code=pd.Index(classes).get_indexer(pd.Index(labels)).astype(np.int64),
@@ -245,9 +270,13 @@ def _remarks(parts: Sequence[Part], tiles: pd.DataFrame) -> Iterator[str]:
                 f"{name} is without colour normalisation, by its name: where it is of the same slides as another set "
                 "here, neither is a test of the other"
             )
-    for foreign, part in tiles[tiles["code"] < 0].groupby("set", sort=False):
-        yield (
-            f"{foreign} has classes that the training store has not, and which are left out of the baselines: "
-            f"{joined(sorted(map(str, part['label'].unique())))} ({counted(len(part), 'tile')}); name their equals in "
-            "data.class_map"
-        )
+    for place, part in tiles[tiles["code"] < 0].groupby("set", sort=False):
+        foreign = part[part["label"] != UNLABELLED]
+        if unknown := len(part) - len(foreign):
+            yield (f"{place} has {counted(unknown, 'tile')} of unknown class, left out of all that asks for a class")
+        if len(foreign):
+            yield (
+                f"{place} has classes that the training store has not, and which are left out of the baselines: "
+                f"{joined(sorted(map(str, foreign['label'].unique())))} ({counted(len(foreign), 'tile')}); name their "
+                "equals in data.class_map"
+            )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 
 from analysis.audit.findings import NOTE, WARNING, Finding
@@ -15,6 +15,11 @@ from analysis.audit.measure import Measures
 from analysis.audit.sets import VAL, Sets
 from analysis.audit.shortcuts import histograms, kernel_regression, may_end_early
 from analysis.audit.stain import Stain, angle_between, estimate_stain
+from analysis.bootstrap import bootstrap, interval
+from analysis.evaluation import group_indices
+from analysis.kinds import UNLABELLED
+from analysis.resampling import Ranks
+from analysis.scores import Interval
 from trainer.wording import counted
 
 ALL = "all classes"
@@ -57,10 +62,15 @@ def describe_colours(sets: Sets, measures: Measures) -> pd.DataFrame:
 
 
 def _members(sets: Sets, name: str) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """The tiles of each class of a set; then as many of each class as the smallest has, up to `MOST`."""
-    of_class = [np.flatnonzero(sets.of(name) & (sets.tiles["code"] == code)) for code, _ in enumerate(sets.classes)]
-    yield from ((label, rows) for label, rows in zip(sets.classes, of_class, strict=True) if len(rows))
-    drawn = _drawn([rows for rows in of_class if len(rows)])
+    """The tiles of each class of a set, and those of none; then as many of each class as the smallest has, up to
+    `MOST`. Where no class is known, the tiles of none stand for all."""
+    of = sets.of(name)
+    every = [(label, np.flatnonzero(of & (sets.tiles["code"] == code))) for code, label in enumerate(sets.classes)]
+    of_class = [(label, rows) for label, rows in every if len(rows)]
+    unknown = np.flatnonzero(of & ~sets.is_labelled)
+    of_none = [(UNLABELLED, unknown)] if len(unknown) else []
+    yield from (*of_class, *of_none)
+    drawn = _drawn([rows for _, rows in of_class or of_none])
     if len(drawn):
         yield ALL, drawn
 
@@ -93,18 +103,19 @@ def _stain_columns(stain: Stain | None, reference: Stain | None) -> dict[str, fl
 
 def tell_apart(sets: Sets, measures: Measures) -> pd.DataFrame:
     """How well colour tells validation and each external set from training: `a, b, tiles` of each, `classes, folds,
-    AUC`.
+    AUC`, and its 95 % interval from `low` to `high`.
 
     The classifier is that of the colour histogram's baseline, with a kernel. Of each class that both sets have, both
     give equally many tiles (at most 200), so that classes tell nothing. Scores are pooled over five cross-validated
     folds: of whole groups where all are known and there are five in each set (`folds` "by group"), else by tile. 0.5:
-    cannot be told apart; 1: always.
+    cannot be told apart; 1: always. The interval is the bootstrap's (`analysis.bootstrap`), of whole groups where folds
+    are, else of tiles: it covers which tiles are scored, not which the classifiers learned from.
     """
     rows: list[tuple[object, ...]] = []
     for name in sets.tested if sets.training else ():
         if name == VAL or name in sets.external:
             rows += _told_apart(sets, measures, str(sets.training), name)
-    return pd.DataFrame(rows, columns=["a", "b", "tiles", "classes", "folds", "AUC"])
+    return pd.DataFrame(rows, columns=["a", "b", "tiles", "classes", "folds", "AUC", "low", "high"])
 
 
 def _told_apart(sets: Sets, measures: Measures, one: str, other: str) -> Iterator[tuple[object, ...]]:
@@ -123,7 +134,17 @@ def _told_apart(sets: Sets, measures: Measures, one: str, other: str) -> Iterato
     model = kernel_regression(len(tiles) // 2)
     with may_end_early():
         score = cross_val_predict(model, colour, is_other, cv=folds, groups=groups, method="decision_function")
-    yield one, other, len(tiles) // 2, len(shared), said, float(roc_auc_score(is_other, score))
+    area = _area(is_other, score, groups)
+    yield one, other, len(tiles) // 2, len(shared), said, area.value, area.low, area.high
+
+
+def _area(is_other: NDArray[np.bool_], score: NDArray[np.float64], groups: NDArray[np.object_] | None) -> Interval:
+    """The area under the ROC curve, and its interval by resampling groups, or tiles."""
+    named = None if groups is None else group_indices(pd.Series(groups))
+    ranks = Ranks(is_other.astype(np.int64), np.stack([-score, score], axis=1))
+    drawn = bootstrap([ranks], named, len(score))["auc"]
+    units = len(score) if named is None else int(named.max()) + 1
+    return interval("auc", float(drawn.value[1]), drawn.resamples[1], units, units)
 
 
 def _folds(
@@ -139,17 +160,34 @@ def _folds(
 
 def judge_shift(sets: Sets, colours: pd.DataFrame, domains: pd.DataFrame) -> Iterator[Finding]:
     """A sentence for each external set; a warning where colour tells it from training with an AUC of 0.9 or more."""
-    overall = colours[colours["class"] == ALL].set_index("set") if len(colours) else colours
-    for row in domains[domains["b"].isin(sets.external)].to_dict("records"):
-        text = (
-            f"colour alone tells {row['b']} from {row['a']} with an AUC of {row['AUC']:.2f} (0.5: not at all; "
-            f"{counted(row['tiles'], 'tile')} of each, classes balanced, cross-validated {row['folds']})"
-        )
-        there, here = overall.loc[row["b"]], overall.loc[row["a"]]
-        text += f"; mean brightness {there['brightness']:.0f} against {here['brightness']:.0f} of 255"
-        if not np.isnan(there["haematoxylin degrees"]):
-            text += (
-                f", stains turned by {there['haematoxylin degrees']:.0f}° (haematoxylin) and "
-                f"{there['eosin degrees']:.0f}° (eosin)"
-            )
-        yield Finding(WARNING if row["AUC"] >= SHIFTED else NOTE, "shift", text)
+    overall = colours[colours["class"] == ALL] if len(colours) else colours
+    here = {str(row["set"]): row for row in overall.to_dict("records")}
+    told = {str(row["b"]): row for row in domains.to_dict("records")}
+    for name in sets.external:
+        parts = [_apart(name, told[name])] if name in told else []
+        if name in here and sets.training in here:
+            parts.append(_colours(name, here[name], here[sets.training]))
+        if parts:
+            is_far = name in told and told[name]["AUC"] >= SHIFTED
+            yield Finding(WARNING if is_far else NOTE, "shift", "; ".join(parts))
+
+
+def _apart(name: str, told: Mapping[Hashable, Any]) -> str:
+    return (
+        f"colour alone tells {name} from {told['a']} with an AUC of {told['AUC']:.2f} ({_ends(told)}0.5: not at all; "
+        f"{counted(int(told['tiles']), 'tile')} of each, classes balanced, cross-validated {told['folds']})"
+    )
+
+
+def _ends(told: Mapping[Hashable, Any]) -> str:
+    if np.isnan(told["low"]):
+        return ""
+    return f"95 % interval {told['low']:.2f}-{told['high']:.2f} {told['folds']}; "
+
+
+def _colours(name: str, there: Mapping[Hashable, Any], here: Mapping[Hashable, Any]) -> str:
+    text = f"mean brightness of {name} {there['brightness']:.0f} against {here['brightness']:.0f} of 255"
+    if np.isnan(there["haematoxylin degrees"]):
+        return text
+    turned = (f"{there[f'{stain} degrees']:.0f}° ({stain})" for stain in ("haematoxylin", "eosin"))
+    return f"{text}, stains turned by {' and '.join(turned)}"

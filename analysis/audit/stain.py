@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.tiles.colour import is_glass, optical_density
+
 Floats = NDArray[np.float64]
-GLASS = 0.15
-"""Optical density (log10) below which a pixel shows glass."""
 TAIL = 1.0
 """Percent of the pixels that may lie outside of the two stains' directions."""
 FEWEST = 500
@@ -32,10 +32,11 @@ def estimate_stain(pixels: NDArray[np.uint8]) -> Stain | None:
 
     Macenko et al., ISBI 2009: optical densities of tissue lie in the plane of their two largest components, between the
     directions of the two stains, which are read off where 1 % of the pixels lie beyond. Of both, haematoxylin is the
-    one that takes more of the red. A third colour (pigment, ink) is taken for one of the two.
+    one that takes more of the red. Tissue is what is not `colour.is_glass`. A third colour (pigment, ink) is taken for
+    one of the two.
     """
-    density = -np.log10((pixels.astype(np.float64) + 1) / 256)
-    tissue = density[(density > GLASS).all(axis=1)]
+    density = optical_density(pixels).astype(np.float64)
+    tissue = density[~is_glass(density)]
     if len(tissue) < FEWEST:
         return None
     _, axes = np.linalg.eigh(np.cov(tissue.T))

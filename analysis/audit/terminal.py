@@ -22,9 +22,9 @@ from trainer.wording import counted
 WIDTH = 100
 STYLES = {PROBLEM: "bold red", WARNING: "bold yellow", NOTE: "bold"}
 SHOWN_PAIRS = 10
-FORMATS = {"AUC": ".2f", "brightness": ".0f", "bytes": ",.0f", "microns per pixel": "g"}
+"""Copies that are shown; the files have all of them."""
+FORMATS = {"brightness": ".0f", "bytes": ",.0f", "microns per pixel": "g"}
 """How numbers of a column are shown, other than with two decimals."""
-"""What of each table is shown; the files have all of it."""
 
 
 def progress(description: str, total: int) -> AbstractContextManager[Advance]:
@@ -55,7 +55,7 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
         columns = {"perturbation": "validation tiles", "factor": "times", "changed": "another class"}
         yield _table("The model on recoloured tiles", _with_interval(audit.perturbation).rename(columns=columns))
     if len(audit.domains):
-        yield _table("How well colour alone tells sets apart (0.5: not at all)", audit.domains)
+        yield _table("How well colour alone tells sets apart (0.5: not at all)", _with_interval(audit.domains, "AUC"))
     if len(audit.classes):
         groups = [name for name in audit.classes if str(name).endswith("groups") and not audit.classes[name].any()]
         yield _table("Tiles and groups by class", audit.classes.drop(columns=groups))
@@ -80,13 +80,13 @@ def _hanging(text: str) -> RenderableType:
     return Padding(grid, (0, 0, 0, 1))
 
 
-def _with_interval(table: pd.DataFrame) -> pd.DataFrame:
+def _with_interval(table: pd.DataFrame, score: str = "balanced accuracy") -> pd.DataFrame:
     """The score and its interval in one column."""
     scores = [
         f"{value:.2f}" if pd.isna(low) else f"{value:.2f} ({low:.2f}-{high:.2f})"
-        for value, low, high in zip(table["balanced accuracy"], table["low"], table["high"], strict=True)
+        for value, low, high in zip(table[score], table["low"], table["high"], strict=True)
     ]
-    return table.assign(**{"balanced accuracy": scores}).drop(columns=["low", "high"])
+    return table.assign(**{score: scores}).drop(columns=["low", "high"])
 
 
 def _scores(shortcuts: pd.DataFrame) -> pd.DataFrame:

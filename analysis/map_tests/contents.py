@@ -15,11 +15,10 @@ from analysis.map_tests.stains import (
     EOSIN,
     HAEMATOXYLIN,
     histogram,
-    is_glass,
-    optical_density,
     otsu,
     stain_amounts,
 )
+from trainer.tiles.colour import is_glass, optical_density
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,18 @@
-"""What colours a tile: how much of each stain, where nothing is but glass, and where a stain is strong."""
+"""What colours a tile: how much of each stain, and where a stain is strong."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.tiles.colour import DARKEST, HED
+from trainer.tiles.colour import HED
 
 Floats = NDArray[np.float32]
 
-GLASS = 0.09
-"""Optical density (log10) below which a channel counts as not absorbed: brighter than 207 of 255, which is where
-Macenko et al. (ISBI 2009) part tissue from background (0.15 in natural logarithms below a white of 240)."""
 HAEMATOXYLIN, EOSIN = 0, 1
 BINS = 2000
 RANGE = (-1.0, 3.0)
 """Amounts of haematoxylin that a histogram tells apart; what lies beyond counts at its ends."""
-_DENSITY = -np.log10(np.maximum(np.arange(256) / 255, DARKEST)).astype(np.float32)
-
-
-def optical_density(tiles: NDArray[np.uint8]) -> Floats:
-    """Optical density (log10) of each channel: (..., 3) of (..., 3). Black counts as 1/255, white is 0."""
-    density: Floats = _DENSITY[tiles]
-    return density
 
 
 def stain_amounts(density: Floats) -> Floats:
@@ -32,11 +22,6 @@ def stain_amounts(density: Floats) -> Floats:
     """
     amounts: Floats = density @ np.linalg.inv(HED).astype(np.float32)
     return amounts
-
-
-def is_glass(density: Floats) -> NDArray[np.bool_]:
-    """Pixels (...) of which no channel (..., 3) absorbs as much as `GLASS`."""
-    return np.asarray((density < GLASS).all(axis=-1))
 
 
 def histogram(amounts: NDArray[np.floating]) -> NDArray[np.int64]:

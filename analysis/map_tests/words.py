@@ -30,9 +30,9 @@ from analysis.map_tests.names import (
     TURNED,
 )
 from analysis.map_tests.perturbation import BLURRED, DELETION, INSERTION, SMOOTH, STEPS
-from analysis.map_tests.stains import GLASS as GLASS_DENSITY
 from analysis.scores import Interval
 from trainer.model import STAGES
+from trainer.tiles.colour import GLASS as GLASS_DENSITY
 from trainer.wording import counted
 
 CLAIMS = {"LYM": NUCLEI_RHO, "TUM": NUCLEI_RHO, "MUS": FIBRES_RHO, "STR": FIBRES_RHO}

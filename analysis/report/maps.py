@@ -113,7 +113,7 @@ def draw_maps(writer: Writer, predictions: Predictions, explainer: Explainer, ki
         return str(error)
     rows, sheet = [], []
     for panel in panels.classes:
-        drawn = [(case, *_draw(case, panels, panel.highest, writer.edge)) for case in panel.cases]
+        drawn = [(case, *_draw(case, panels, panel.highest, writer.room.edge)) for case in panel.cases]
         shown = [Shown(case, webp_uri(tile), webp_uri(heat)) for case, tile, heat in drawn]
         rows.append((panel, {choice: [one for one in shown if one.case.choice == choice] for choice in panel.choices}))
         cases = [(tile, heat, _caption(case, writer.codes)) for case, tile, heat in drawn]
@@ -140,7 +140,7 @@ def draw_chosen(
         named = named_tiles(writer.model, predictions, explainer.model, explainer.augment, here, kind)
     except UsageError:
         return None  # as are the other maps, which say why
-    drawn = [(each.case, *_draw(each.case, named, named.highest, writer.edge)) for each in named.tiles]
+    drawn = [(each.case, *_draw(each.case, named, named.highest, writer.room.edge)) for each in named.tiles]
     cases = [(tile, heat, _caption(case, writer.codes)) for case, tile, heat in drawn]
     _sheet(writer, predictions, kind, [(NAMED, cases, named.highest)], "maps-chosen")
     tiles = [

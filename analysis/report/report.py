@@ -23,10 +23,11 @@ from analysis.out import made
 from analysis.panels import ABSENT, TILES, has_tile, with_near
 from analysis.report import cells
 from analysis.report.asked import Asked
+from analysis.report.audits import Audits, Elsewhere
 from analysis.report.card import model_card
 from analysis.report.maps import colour_bar_uri
 from analysis.report.search_section import SearchSection, search_section
-from analysis.report.sections import ModelSection, model_section
+from analysis.report.sections import NOT_ASKED, ModelSection, model_section
 from analysis.report.tables import headline, over_seeds
 from analysis.report.writer import Room
 from analysis.search import Search
@@ -95,7 +96,6 @@ def write_report(
 
 
 def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Asked, *, card: bool) -> Report:
-    edge = _edge(models)
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
     summary = Summary(
@@ -106,9 +106,9 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
     cells.write(summary.headline, out / "headline")
     for number, (_, table) in enumerate(summary.seeds, start=1):
         cells.write(table, out / f"seeds-{number}")
-    room = Room()
+    audits, room = Audits(), Room(_edge(models))
     searched = search_section(search, out, room) if search else None
-    sections = [model_section(each, number, out, room, edge, asked) for number, each in enumerate(evaluated, start=1)]
+    sections = [model_section(each, number, out, room, asked, audits) for number, each in enumerate(evaluated, start=1)]
     warnings = list(_warnings(sections))
     if card:
         page, text = out / "model-card.md", model_card(sections[0], summary.headline, warnings)
@@ -150,26 +150,47 @@ def _looks(models: Sequence[Model]) -> Iterator[str]:
 
 
 def _warnings(sections: Sequence[ModelSection]) -> Iterator[str]:
-    """What a reader must know of intervals; each model without scores, and each reason for which one lacks maps."""
+    """What a reader must know before believing the headline: each thing once, with the names of the models it is of."""
+    models: dict[tuple[str, str], dict[str, None]] = {}
     for section in sections:
-        if not section.sets:
-            yield f"{section.model.name}: no scores and maps yet: training has not finished"
-        for each in section.sets:
-            if each.evaluation.warning:
-                yield f"{section.model.name}, {each.evaluation.predictions.split}: {each.evaluation.warning}"
-        if section.training and isinstance(section.training.audit, Audit):
-            for text in _beside_the_headline(section.training.audit):
-                yield f"{section.model.name}: {text}"
-        lacking: dict[str, list[str]] = {}
-        for each in section.sets:
-            if isinstance(each.maps, str) and section.training:
-                lacking.setdefault(each.maps, []).append(each.evaluation.predictions.split)
-        for reason, splits in lacking.items():
-            yield f"{section.model.name}: no maps on {', '.join(splits)}: {reason}"
+        for of, text in _warnings_of(section, sections):
+            models.setdefault((of, text), {})[section.model.name] = None
+    for (of, text), names in models.items():
+        yield f"{', '.join(names)}{of}: {text}"
 
 
-def _beside_the_headline(audit: Audit) -> list[str]:
-    """What the audit warns of, and what is reached without morphology, even where that is little."""
+def _warnings_of(section: ModelSection, sections: Sequence[ModelSection]) -> Iterator[tuple[str, str]]:
+    """Of one model: the set that it is about (", val", or nothing), and what is to be known of intervals, of missing
+    scores, of its tiles, and of each reason for which there are no maps."""
+    if not section.sets:
+        yield "", "no scores and maps yet: training has not finished"
+    for each in section.sets:
+        if each.evaluation.warning:
+            yield f", {each.evaluation.predictions.split}", each.evaluation.warning
+    if section.training:
+        yield from (("", f"{name}: {why}") for name, why in section.training.run.twins.items())
+        yield from (("", text) for text in _of_the_audit(_audit(section, sections)))
+    lacking: dict[str, list[str]] = {}
+    for each in section.sets:
+        if isinstance(each.maps, str) and section.training:
+            lacking.setdefault(each.maps, []).append(each.evaluation.predictions.split)
+    for reason, splits in lacking.items():
+        yield "", f"no maps on {', '.join(splits)}: {reason}"
+
+
+def _audit(section: ModelSection, sections: Sequence[ModelSection]) -> Audit | str:
+    """The audit of a run's tiles, in whichever section it stands; or why there is none."""
+    assert section.training
+    audit = section.training.audit
+    if not isinstance(audit, Elsewhere):
+        return audit
+    return _audit(next(each for each in sections if each.anchor == audit.anchor), sections)
+
+
+def _of_the_audit(audit: Audit | str) -> list[str]:
+    """What it warns of, and what is reached without morphology, even where that is little; or that there is none."""
+    if isinstance(audit, str):
+        return [] if audit == NOT_ASKED else [f"no audit of the tiles: {audit}"]
     shortcuts = [finding for finding in audit.findings if finding.topic == "shortcuts"]
     found = [finding for finding in audit.findings if finding.level in WARNED or finding in shortcuts[:1]]
     return [finding.text for finding in found]

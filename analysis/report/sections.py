@@ -10,13 +10,13 @@ import pandas as pd
 
 from analysis import confidence_figures, figures, provenance, scores
 from analysis.aggregate import Evaluated
-from analysis.audit.audit import audit_run
 from analysis.audit.findings import Audit
 from analysis.calibration import at_temperature, reliability, selective_accuracy
 from analysis.collect import Model, Predictions, Run
 from analysis.evaluation import Evaluation
 from analysis.report import tables
 from analysis.report.asked import Asked
+from analysis.report.audits import Audits, Elsewhere
 from analysis.report.maps import (
     Chosen,
     Explainer,
@@ -28,10 +28,10 @@ from analysis.report.maps import (
     measure_maps,
 )
 from analysis.report.writer import Folder, Picture, Room, Writer
-from trainer.errors import UsageError
 
 WIDE = 16
 """From this many classes on a matrix takes the whole width of the page."""
+NOT_ASKED = "it was not asked for"
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Training:
     rejected: pd.DataFrame
     commands: list[str]
     methods: str
-    audit: Audit | str
-    """Or why there is none."""
+    audit: Audit | Elsewhere | str
+    """Or in which section it stands, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,23 @@ class ModelSection:
     sets: list[SetSection]
 
 
-def model_section(evaluated: Evaluated, number: int, out: Path, room: Room, edge: int, asked: Asked) -> ModelSection:
+def model_section(
+    evaluated: Evaluated, number: int, out: Path, room: Room, asked: Asked, audits: Audits
+) -> ModelSection:
     """Draws and writes everything of one model into a folder of its own in `out`."""
     model, evaluations = evaluated.model, evaluated.evaluations
     folder = out / f"{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', model.name)}"
     folder.mkdir(exist_ok=True)
-    writer = Writer(folder, room, model=model, codes=figures.codes(model.classes), edge=edge)
+    writer = Writer(folder, room, model, figures.codes(model.classes))
     explainer = find_explainer(model) if evaluations else ""
+    audit = audits.of(model, f"model-{number}") if isinstance(model, Run) and asked.audit else NOT_ASKED
     return ModelSection(
         anchor=f"model-{number}",
         model=model,
         folder=folder.name,
         facts=tables.facts(model),
         classes=writer.table(tables.classes(model, writer.codes), "classes"),
-        training=_training(writer, evaluated, asked) if isinstance(model, Run) else None,
+        training=_training(writer, evaluated, audit) if isinstance(model, Run) else None,
         calibration=writer.table(tables.calibration(evaluations), "calibration"),
         temperature=evaluations[0].temperature if evaluations else None,
         sets=[
@@ -106,31 +109,28 @@ def model_section(evaluated: Evaluated, number: int, out: Path, room: Room, edge
     )
 
 
-def _training(writer: Writer, evaluated: Evaluated, asked: Asked) -> Training:
+def _training(writer: Writer, evaluated: Evaluated, audit: Audit | Elsewhere | str) -> Training:
     run = evaluated.model
     assert isinstance(run, Run)
     writer.table(run.history, "epochs")
+    if isinstance(audit, Audit):
+        _write_audit(writer, audit)
     return Training(
         run=run,
         curves=_curves(writer, run),
         rejected=writer.table(provenance.rejected(run), "rejected"),
         commands=provenance.commands(run),
         methods=provenance.methods(run, evaluated.evaluations),
-        audit=_audit(writer, run) if asked.audit else "it was not asked for",
+        audit=audit,
     )
 
 
-def _audit(writer: Writer, run: Run) -> Audit | str:
-    """What the run's tiles say of how far to trust its scores, its tables in a folder of their own."""
-    try:
-        audit = audit_run(run)
-    except UsageError as error:
-        return str(error)
-    folder = Folder(writer.folder / "audit")
+def _write_audit(writer: Writer, audit: Audit) -> None:
+    """Its tables, in a folder of their own."""
+    folder = Folder(writer.folder / "audit", writer.room)
     folder.folder.mkdir(exist_ok=True)
     for name, table in audit.tables():
         folder.table(table, name)
-    return audit
 
 
 def _curves(writer: Writer, run: Run) -> list[Picture]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,13 @@ class Picture:
 
 @dataclass
 class Room:
-    """What a page has left for figures as outlines, in bytes; those that come later stand in it as pixels, at a third.
+    """How much of a page there is for pictures."""
 
-    Beside the page lie both of each.
-    """
-
-    bytes: int = 2_000_000
+    edge: int
+    """Side of a tile, px."""
+    outlines: int = 2_000_000
+    """Bytes that are left for figures as outlines. Those that come later stand in the page as pixels, which take a
+    third; beside it lie both of each."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Folder:
     """Where the files of a model or a search go."""
 
     folder: Path
-    room: Room = field(default_factory=Room)
+    room: Room
 
     def picture(self, figure: Figure, name: str, alt: str, wide: bool = False) -> Picture:
         """Writes a figure as PNG and SVG, and returns it for the page."""
@@ -49,10 +50,10 @@ class Folder:
         (self.folder / f"{name}.svg").write_bytes(drawn)
         figures.png(figure, pixels)
         uri = as_uri("image/svg+xml", drawn)
-        if len(uri) > self.room.bytes:
+        if len(uri) > self.room.outlines:
             uri = as_uri("image/webp", figures.picture(np.asarray(Image.open(pixels)), format="WEBP", lossless=True))
         else:
-            self.room.bytes -= len(uri)
+            self.room.outlines -= len(uri)
         return Picture(uri, alt, wide)
 
     def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -65,10 +66,8 @@ class Folder:
 class Writer(Folder):
     """Where the files of a model go, and how it is drawn."""
 
-    model: Model = field(kw_only=True)
-    codes: list[str] = field(kw_only=True)
-    edge: int = field(kw_only=True)
-    """Side of a tile on the page, px."""
+    model: Model
+    codes: list[str]
 
     def title(self, what: str, split: str, kind: str) -> str:
         """What a figure shows, and below it of which model and set."""

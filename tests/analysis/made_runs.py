@@ -123,6 +123,13 @@ def _epoch(number: int, epochs: int) -> dict[str, Any]:
     return {"epoch": number, "step": 10 * number, **losses, **scores, **pace}
 
 
+def rename_to_twin(run: RunDir, folder: Path) -> None:
+    """Gives the external store of the fixture `run` the training store's name, but for NONORM."""
+    (folder / "outside").rename(folder / "store-nonorm")
+    text = run.identity_file.read_text(encoding="utf-8")
+    run.identity_file.write_text(text.replace(str(folder / "outside"), str(folder / "store-nonorm")), encoding="utf-8")
+
+
 def write_model(run: RunDir, classes: int) -> torch.nn.Sequential:
     """A checkpoint of a random network, of which only the head was trained, as the run's best."""
     model, base = build(classes, seed=1), load_base("random", seed=1)

@@ -23,7 +23,7 @@ MOST_BYTES = 5_000_000
 
 
 def test_figures_beyond_the_room_are_pixels_on_the_page_and_both_beside_it(tmp_path: Path) -> None:
-    room = Room(100_000)
+    room = Room(64, 100_000)
     folder, matrix = Folder(tmp_path, room), np.array([[5, 1], [0, 7]])
     drawn = [
         folder.picture(figures.confusion(matrix, ["A", "B"], "a matrix"), str(number), "a matrix")
@@ -33,7 +33,7 @@ def test_figures_beyond_the_room_are_pixels_on_the_page_and_both_beside_it(tmp_p
     outlines = kinds.count("data:image/svg+xml")
     assert 1 < outlines < 9
     assert kinds == ["data:image/svg+xml"] * outlines + ["data:image/webp"] * (9 - outlines)
-    assert sum(len(picture.uri) for picture in drawn[:outlines]) + room.bytes == 100_000
+    assert sum(len(picture.uri) for picture in drawn[:outlines]) + room.outlines == 100_000
     shown = Image.open(io.BytesIO(base64.b64decode(drawn[-1].uri.partition(",")[2])))
     assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(Image.open(tmp_path / "8.png").convert("RGB")))
     assert {file.name for file in tmp_path.iterdir()} == {f"{n}.{form}" for n in range(9) for form in ("png", "svg")}

@@ -13,8 +13,11 @@ from sklearn import metrics
 
 from analysis.__main__ import main
 from analysis.aggregate import evaluate
-from analysis.collect import collect
+from analysis.audit.audit import audit_run
+from analysis.audit.findings import Audit
+from analysis.collect import Run, collect
 from analysis.map_kinds import MapKind
+from analysis.report import audits
 from analysis.report.asked import Asked
 from analysis.report.cells import shown
 from analysis.report.report import Report, write_report
@@ -24,6 +27,7 @@ from analysis.scores import Interval
 from analysis.search import read_search
 from tests.analysis.made_runs import (
     CLASSES,
+    rename_to_twin,
     skewed_logits,
     write_model,
     write_predictions,
@@ -523,6 +527,54 @@ def test_the_audit_stands_beside_the_headline(run: RunDir, tmp_path: Path) -> No
     written = tmp_path / "out" / "1-first" / "audit"
     assert len(pd.read_parquet(written / "duplicates.parquet")) >= 9
     assert set(pd.read_csv(written / "shortcuts.csv", encoding="utf-8-sig")["set"]) == {"val", "elsewhere"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_training_tiles_twin_is_marked_as_no_test(run: RunDir, tmp_path: Path) -> None:
+    rename_to_twin(run, tmp_path)
+    for asked in (Asked(audit=True), Asked()):
+        report = write_report(collect([run.path]), tmp_path / "out", asked=asked)
+        kinds = report.headline.set_index("set")["split"].to_dict()
+        assert kinds == {"val": "group-level split", "elsewhere": "no test: twin of the training tiles"}
+        [warning] = [text for text in report.warnings if "with other colours" in text]
+        assert warning.startswith(f"first: elsewhere: {tmp_path / 'store-nonorm'} is {tmp_path / 'store'}")
+        assert warning in Elements(report.page).text.split("Run directory")[0]
+    written = tmp_path / "out" / "1-first" / "audit"
+    assert set(pd.read_csv(written / "sets.csv", encoding="utf-8-sig")["set"]) == {"train", "val"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_of_the_same_tiles_have_one_audit_and_each_warning_once(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("second", "third"):
+        shutil.copytree(run.path, run.path.with_name(name))
+        identity = run.path.with_name(name) / run.identity_file.name
+        identity.write_text(identity.read_text().replace('"first"', f'"{name}"'))
+    split = pd.read_parquet(run.path.with_name("third") / run.split_file.name)
+    split["split"] = split["split"].iloc[::-1].to_numpy()
+    split.to_parquet(run.path.with_name("third") / run.split_file.name)
+    audited: list[str] = []
+    monkeypatch.setattr(audits, "audit_run", lambda each: audited.append(each.name) or audit_run(each))
+    models = collect([run.path, *(run.path.with_name(name) for name in ("second", "third"))])
+    report = write_report(models, tmp_path / "out", asked=Asked(audit=True))
+    assert audited == ["first", "third"]
+    assert len(report.warnings) == len(set(report.warnings))
+    assert any(re.match("first, second(, third)?: colour alone", warning) for warning in report.warnings)
+    assert any(warning.startswith("first, second, third, val: ") for warning in report.warnings)
+    page = Elements(report.page)
+    assert "The audit of the tiles stands with first" in page.text
+    assert page.text.count("Audit of the tiles · group-level split") == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_outlives_its_audit(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Run) -> Audit:
+        raise ValueError("broken tiles")
+
+    monkeypatch.setattr(audits, "audit_run", fails)
+    report = write_report(collect([run.path]), tmp_path / "out", asked=Asked(audit=True))
+    assert "first: no audit of the tiles: it failed with ValueError: broken tiles" in report.warnings
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -83,3 +83,11 @@ def test_a_cluster_s_nodes_have_variables_of_their_own(make_config: MakeConfig) 
     config = make_config(**{"data.stage": "$NODE_DISK/tiles"})
     plan, _, _ = make_plan(config, Machine(((2, 0),), cluster=True))
     assert plan.config.data.stage == "$NODE_DISK/tiles"
+
+
+def test_the_training_stores_twin_in_other_colours_is_refused(
+    make_config: MakeConfig, stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    twin = shutil.copytree(stores[1], tmp_path / f"{stores[0].name}-NONORM")
+    with pytest.raises(UsageError, match=rf"data.external.mine: {twin} is {stores[0]} with .*leave it out"):
+        make_plan(make_config(**{"data.external": {"mine": str(twin)}}), this_machine())

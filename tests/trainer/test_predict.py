@@ -310,6 +310,17 @@ def test_a_stain_far_from_trainings_is_said(
         assert ("equal pixels" in said) == (name == "own")
 
 
+def test_the_training_tiles_twin_is_said(
+    trained_run: RunDir, stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, is_twin in ((f"{stores[0].name}-nonorm.zip", True), ("other.zip", False)):
+        pixels = TileStore.open(stores[1]).tiles[:4]
+        folder = write_images(tmp_path / name.removesuffix(".zip"), pixels, [f"{n}.png" for n in range(4)])
+        archive = Path(shutil.make_archive(str(folder), "zip", folder))
+        assert predict(trained_run, archive, tmp_path / f"{name}.parquet") == 0
+        assert (f"warning: {archive} is {stores[0]} with other colours" in capsys.readouterr().out) is is_twin
+
+
 def test_a_run_from_before_it_was_calibrated_predicts_and_says_so(
     trained_run: RunDir, stores: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

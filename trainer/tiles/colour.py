@@ -1,4 +1,5 @@
-"""How augmentation changes the colours of a batch: stain, brightness, contrast, saturation and hue, each tile's own.
+"""What a colour absorbs; and how augmentation changes those of a batch: stain, brightness, contrast, saturation and
+hue, each tile's own.
 
 Images are (N, 3, S, S) float32 in [0, 1], before and after.
 """
@@ -18,6 +19,24 @@ HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 23:291, 2001)."""
 DARKEST = 1 / 255
 """What black counts as, which would have no optical density: the darkest that 8 bits tell from it."""
+GLASS = 0.09
+"""Optical density (log10) below which a channel counts as not absorbed: brighter than 207 of 255, which is where
+Macenko et al. (ISBI 2009) part tissue from background (0.15 in natural logarithms below a white of 240)."""
+_DENSITY = -np.log10(np.maximum(np.arange(256) / 255, DARKEST)).astype(np.float32)
+
+
+def optical_density(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Optical density (log10) of each channel: (..., 3) of (..., 3). Black counts as 1/255, white is 0."""
+    density: NDArray[np.float32] = _DENSITY[levels]
+    return density
+
+
+def is_glass(density: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Pixels (...) of which no channel (..., 3) absorbs as much as `GLASS`.
+
+    Macenko et al. drop a pixel of which any channel absorbs less, and with it eosin, which leaves red as it is.
+    """
+    return np.asarray((density < GLASS).all(axis=-1))
 
 
 def jitter_stain(image: Tensor, shifts: Tensor) -> Tensor:

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.tiles.colour import DARKEST, HED
+from trainer.tiles.colour import HED, optical_density
 
 NUMBERS = ("haematoxylin", "eosin", "blue", "brightness")
 WORDS = {"blue": "the share of blue in what tissue absorbs"}
 """What a number is called in a sentence, where it is not its name."""
 TISSUE = 0.1
+"""Mean optical density of a pixel of tissue: of the three channels together, where `colour.GLASS` is of each."""
 LEAST_TISSUE = 0.01
 """Share of a tile below which it has no stain to speak of: haematoxylin, eosin and blue are NaN."""
 MOST_TILES = 1000
@@ -98,19 +99,20 @@ def measure(tiles: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.flo
     step = max(1, min(tiles.shape[1:3]) // SIDE)
     measured = np.full((len(rows), len(NUMBERS)), np.nan)
     for place, row in enumerate(rows):
-        measured[place] = _measure(tiles[row, ::step, ::step].reshape(-1, 3) / 255)
+        measured[place] = _measure(tiles[row, ::step, ::step].reshape(-1, 3))
     return measured
 
 
-def _measure(pixels: NDArray[np.float64]) -> tuple[float, ...]:
-    """`NUMBERS` of one tile's (n, 3) pixels in [0, 1]."""
-    density = -np.log10(np.maximum(pixels, DARKEST))
+def _measure(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+    """`NUMBERS` of one tile's (n, 3) pixels."""
+    density = optical_density(pixels).astype(np.float64)
+    brightness = float(pixels.mean() / 255)
     tissue = density[density.mean(axis=1) >= TISSUE]
     if len(tissue) < LEAST_TISSUE * len(density):
-        return np.nan, np.nan, np.nan, float(pixels.mean())
+        return np.nan, np.nan, np.nan, brightness
     haematoxylin, eosin, _ = (tissue @ np.linalg.inv(HED)).mean(axis=0)
     blue = (tissue[:, 2] / tissue.sum(axis=1)).mean()
-    return float(haematoxylin), float(eosin), float(blue), float(pixels.mean())
+    return float(haematoxylin), float(eosin), float(blue), brightness
 
 
 def summarise(measured: NDArray[np.float64]) -> Stain:

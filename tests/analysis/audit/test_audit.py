@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from analysis.__main__ import main
@@ -13,8 +14,10 @@ from analysis.audit.findings import NOTE, PROBLEM, WARNING, Audit
 from analysis.audit.terminal import show
 from analysis.collect import read_run
 from tests.analysis.audit.made_tiles import clean_store, compressed, make_store, tissue
-from tests.analysis.made_runs import CLASSES, write_model
+from tests.analysis.made_runs import CLASSES, rename_to_twin, write_model
 from trainer.rundir import RunDir
+from trainer.tiles.pack import PackOptions, pack
+from trainer.tiles.store import write_index
 
 
 def texts(audit: Audit, level: str) -> list[str]:
@@ -129,14 +132,17 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_unnormalised_twin_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stores = [clean_store(tmp_path / "nct", 60, 32), clean_store(tmp_path / "nct-NONORM", 60, 32, seed=1)]
     assert main(["audit", *map(str, stores)]) == 2
-    assert "error: nct-NONORM: is nct with other colours, so it is no test set for it" in capsys.readouterr().err
+    assert f"error: {stores[1]} is {stores[0]} with other colours, so it is no test set" in capsys.readouterr().err
 
 
-def test_the_unnormalised_twin_of_a_run_is_refused_too(run: RunDir, tmp_path: Path) -> None:
-    text = run.identity_file.read_text()
-    (tmp_path / "outside").rename(tmp_path / "store-nonorm")
-    run.identity_file.write_text(text.replace(str(tmp_path / "outside"), str(tmp_path / "store-nonorm")))
-    assert main(["audit", "--run", str(run.path)]) == 2
+def test_the_unnormalised_twin_of_a_run_is_no_set_of_its_audit(run: RunDir, tmp_path: Path) -> None:
+    rename_to_twin(run, tmp_path)
+    audit = audit_run(read_run(run.path))
+    assert audit.sets["set"].tolist() == ["train", "val"]
+    [problem] = texts(audit, PROBLEM)
+    assert problem.startswith(f"elsewhere: {tmp_path / 'store-nonorm'} is {tmp_path / 'store'} with other colours")
+    twin = clean_store(tmp_path / "further" / "store-NONORM", 60, 32)
+    assert main(["audit", str(twin), "--run", str(run.path)]) == 2
 
 
 def test_a_runs_moved_store_is_found_where_it_is_named(run: RunDir, tmp_path: Path) -> None:
@@ -166,3 +172,75 @@ def test_tables_are_not_written_into_a_store(tmp_path: Path, capsys: pytest.Capt
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", *arguments]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def unlabelled_store(folder: Path, tiles: np.ndarray, *, some: int = 0, groups: int = 0) -> Path:
+    """Packs tiles of which the first `some` alone have a class, and where `groups` are given, all have a slide."""
+    source = folder.parent / f"{folder.name}-source"
+    source.mkdir()
+    rows = []
+    for number, tile in enumerate(tiles):
+        Image.fromarray(tile).save(source / f"{number}.png")
+        rows.append((f"{number}.png", "AB"[number // 10 % 2] if number < some else "", f"g{number % max(groups, 1)}"))
+    table = pd.DataFrame(rows, columns=["path", "label", "group"])
+    table.drop(columns=[] if groups else ["group"]).to_csv(source / "manifest.csv", index=False)
+    pack(source / "manifest.csv", folder, PackOptions(labels="optional"), processes=1)
+    return folder
+
+
+def test_a_store_without_any_label_is_audited_for_what_needs_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiles = tissue(80, 32)
+    store = unlabelled_store(tmp_path / "store", np.stack([*tiles, tiles[0], tiles[1][::-1]]))
+    audit = audit_stores([store])
+    assert audit.sets[["set", "tiles", "classes"]].to_numpy().tolist() == [["unsplit", 82, 0]]
+    assert audit.classes[["class", "unsplit tiles"]].to_numpy().tolist() == [["class unknown", 82]]
+    assert audit.files[["class", "tiles", "format"]].to_numpy().tolist() == [["class unknown", 82, "PNG"]]
+    assert audit.colours["class"].tolist() == ["class unknown", "all classes"]
+    assert audit.colours["haematoxylin red"].notna().all()
+    assert len(audit.duplicates) == 2
+    assert audit.shortcuts.empty
+    assert texts(audit, PROBLEM) == []
+    assert texts(audit, WARNING)[0].startswith("unsplit has 82 tiles of unknown class")
+    assert any("the class of no tile is known" in text for text in texts(audit, NOTE))
+    assert not any("nan" in text for text in texts(audit, WARNING) + texts(audit, NOTE))
+    assert main(["audit", str(store), "--out", str(tmp_path / "out")]) == 0
+    assert "class unknown" in capsys.readouterr().out
+
+
+def test_tiles_of_unknown_class_are_one_row_more_and_in_no_split(tmp_path: Path) -> None:
+    """Sixty labelled tiles and forty others, of the same ten slides; one of these is a copy."""
+    tiles = tissue(100, 32)
+    tiles[99] = tiles[0]
+    store = unlabelled_store(tmp_path / "store", tiles, some=60, groups=10)
+    audit = audit_stores([store])
+    counts = audit.sets.set_index("set")
+    assert counts.loc["unsplit", ["tiles", "classes"]].tolist() == [40, 0]
+    assert counts.loc[["train", "val"], "tiles"].sum() == 60
+    assert audit.split == "group-level split"
+    assert audit.classes["class"].tolist() == ["A", "B", "class unknown"]
+    assert audit.classes["unsplit tiles"].tolist() == [0, 0, 40]
+    assert set(audit.shortcuts["set"]) == {"val"}
+    assert texts(audit, PROBLEM) == []
+    assert not any("two labels" in text or "has no tile of" in text for text in texts(audit, WARNING))
+
+
+def test_an_external_set_without_labels_is_audited(tmp_path: Path) -> None:
+    inside = clean_store(tmp_path / "inside", 120, 32)
+    outside = unlabelled_store(tmp_path / "outside", tissue(40, 32, seed=1))
+    audit = audit_stores([inside, outside])
+    assert set(audit.shortcuts["set"]) == {"val"}
+    assert list(audit.domains["b"]) == ["val"]
+    [shift] = [finding.text for finding in audit.findings if finding.topic == "shift"]
+    assert shift.startswith("mean brightness of outside ")
+    assert "stains turned by " in shift
+    assert not any("has no tile of" in text for text in texts(audit, WARNING))
+
+
+def test_a_run_with_an_unlabelled_external_set_is_audited(run: RunDir, tmp_path: Path) -> None:
+    index = pd.read_parquet(tmp_path / "outside" / "index.parquet").assign(label=None)
+    write_index(index, tmp_path / "outside")
+    audit = audit_run(read_run(run.path))
+    assert audit.sets["classes"].tolist() == [3, 3, 0]
+    assert any("elsewhere has 12 tiles of unknown class" in text for text in texts(audit, WARNING))

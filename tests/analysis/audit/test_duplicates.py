@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from analysis.audit import hashes
+from analysis.audit import duplicates, hashes
 from analysis.audit.duplicates import ALTERED, EQUAL, TURNED, Duplicates, find_duplicates
-from analysis.audit.findings import NOTE, PROBLEM
+from analysis.audit.findings import NOTE, PROBLEM, WARNING
 from analysis.audit.hashes import ORIENTATIONS, REACH, near_hashes, oriented_hashes
 from analysis.audit.measure import measure, thumbnail
 from analysis.audit.sets import sets_of_stores
@@ -149,6 +151,43 @@ def test_a_copy_of_a_picture_that_is_there_twice_is_a_copy_of_both(tmp_path: Pat
     assert {number(path) for path in turned_pairs["path a"]} == {0, 30}
     assert {number(path) for path in turned_pairs["path b"]} == {31}
     assert texts(found, PROBLEM) == ["1 of the 1 tile of val is in train too, turned or mirrored"]
+
+
+def test_what_is_not_compared_pixel_by_pixel_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight pictures in the same eight orientations, 8 x 28 pairs, the nearest hashes are compared."""
+    tiles = [turned(tile, way) for tile in tissue(8) for way in range(8)]
+    store = make_store(tmp_path / "store", tiles, ["A"] * 64)
+    shown: list[tuple[str, int]] = []
+    done: list[int] = []
+
+    @contextmanager
+    def track(description: str, total: int) -> Iterator[Callable[[int], None]]:
+        shown.append((description, total))
+        yield done.append
+
+    sets = sets_of_stores([store])
+    monkeypatch.setattr(duplicates, "BLOCK", 50)
+    every = find_duplicates(sets, measure(sets), track)
+    assert len(every.pairs) == 224
+    assert shown == [("Comparing tiles", 224)]
+    assert done == [50, 50, 50, 50, 24]
+    assert texts(every, WARNING) == []
+    monkeypatch.setattr(duplicates, "MOST_CONFIRMED", 100)
+    some = find_duplicates(sets, measure(sets))
+    assert len(some.pairs) == 100
+    assert texts(some, WARNING) == [
+        "224 pairs of tiles have near hashes, of which the 100 nearest were compared pixel by pixel: there may be more "
+        "copies than are listed"
+    ]
+
+
+def test_correlations_are_numpys(tmp_path: Path) -> None:
+    tiles = tissue(20)
+    pairs = find(make_store(tmp_path / "store", [*tiles, compressed(tiles[3], 40)], ["A"] * 21)).pairs
+    one, other = (
+        np.asarray(Image.fromarray(tile).convert("L"), float) for tile in (tiles[3], compressed(tiles[3], 40))
+    )
+    assert pairs["correlation"].to_list() == pytest.approx([np.corrcoef(one.ravel(), other.ravel())[0, 1]], abs=1e-6)
 
 
 def test_copies_under_two_labels_are_told(tmp_path: Path) -> None:

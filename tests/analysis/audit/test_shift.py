@@ -8,7 +8,7 @@ import pytest
 from analysis.audit.findings import NOTE, WARNING
 from analysis.audit.measure import measure
 from analysis.audit.sets import Sets, sets_of_stores
-from analysis.audit.shift import ALL, describe_colours, judge_shift, tell_apart
+from analysis.audit.shift import ALL, _area, describe_colours, judge_shift, tell_apart
 from tests.analysis.audit.made_tiles import HAEMATOXYLIN, clean_store, make_store, stained, textures, tissue
 
 OTHER = np.array([0.5, 0.75, 0.45])
@@ -36,9 +36,28 @@ def test_colour_tells_another_stain_and_not_the_same(sets: Sets) -> None:
     table = tell_apart(sets, measure(sets)).set_index("b")
     assert table.loc["other", "AUC"] > 0.95
     assert 0.35 < table.loc["same", "AUC"] < 0.65
+    assert table.loc["same", "low"] < 0.5 < table.loc["same", "high"]
+    assert 0.9 < table.loc["other", "low"] <= table.loc["other", "AUC"] <= table.loc["other", "high"] <= 1
     assert 0.3 < table.loc["val", "AUC"] < 0.7
     assert table["tiles"].to_dict() == {"val": 36, "same": 90, "other": 90}
     assert set(table["folds"]) == {"by tile"}
+
+
+def test_the_interval_of_the_area_is_near_delongs() -> None:
+    rng = np.random.default_rng(0)
+    is_other = np.arange(200) % 2 == 0
+    score = rng.normal(size=200) + 0.8 * is_other
+    above, below = score[is_other], score[~is_other]
+    wins = above[:, None] > below
+    error = np.sqrt(wins.mean(axis=1).var(ddof=1) / 100 + wins.mean(axis=0).var(ddof=1) / 100)
+    area = _area(is_other, score, None)
+    assert area.value == pytest.approx(wins.mean())
+    assert area.value - area.low == pytest.approx(1.96 * error, rel=0.15)
+    assert area.high - area.value == pytest.approx(1.96 * error, rel=0.15)
+    slides = np.array([f"{other}{k % 10}" for k, other in enumerate(is_other)], dtype=object)
+    twice = _area(np.tile(is_other, 2), np.tile(score, 2), np.tile(np.arange(200).astype(str).astype(object), 2))
+    assert twice.high - twice.low == pytest.approx(area.high - area.low, rel=0.1)  # a copy of each tells nothing more
+    assert _area(is_other, score, slides).low < area.value
 
 
 def test_classes_alone_do_not_tell_sets_apart(tmp_path: Path) -> None:

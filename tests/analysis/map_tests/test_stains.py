@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.map_tests.stains import BINS, RANGE, histogram, is_glass, optical_density, otsu, stain_amounts
-from trainer.tiles.colour import HED
+from analysis.map_tests.stains import BINS, RANGE, histogram, otsu, stain_amounts
+from trainer.tiles.colour import HED, is_glass, optical_density
 
 COLOURS = np.array(
     [[255, 255, 255], [120, 80, 160], [230, 150, 190], [60, 40, 110], [200, 120, 60], [10, 10, 10]], dtype=np.uint8

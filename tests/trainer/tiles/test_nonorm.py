@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.audit.nonorm import are_twins, is_unnormalised, names_of, refuse_twins
 from trainer.errors import UsageError
+from trainer.tiles.nonorm import are_twins, as_twin, is_unnormalised, names_of, refuse_twin
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,16 @@ def test_twins_are_equal_but_for_the_mark(one: tuple[str, ...], other: tuple[str
     assert are_twins(other, one) is twins
 
 
-def test_the_refusal_names_every_twin_and_a_remedy() -> None:
-    tests = {"data.external.a": ("a", "nct-nonorm"), "b": ("b",), "c": ("NCT-no-norm",)}
-    with pytest.raises(
-        UsageError, match=r"(?s)2 things are wrong.*data.external.a: is nct .*CRC-VAL-HE-7K.*c: is nct "
-    ):
-        refuse_twins(("nct",), tests)
-    refuse_twins(("other",), tests)
+def test_the_refusal_names_both_and_a_remedy() -> None:
+    with pytest.raises(UsageError, match=r"b/nct-NONORM is a/nct with other colours, .*CRC-VAL-HE-7K"):
+        refuse_twin(Path("a/nct"), Path("b/nct-NONORM"))
+    refuse_twin(Path("a/nct"), Path("b/other"))
+
+
+def test_a_zip_and_a_key_are_names_too() -> None:
+    assert as_twin(Path("nct"), Path("downloads/NCT-NONORM.zip"))
+    assert as_twin(Path("nct"), Path("folder"), "nct-nonorm")
+    assert as_twin(Path("nct"), Path("folder"), "elsewhere") is None
 
 
 def test_a_store_that_is_gone_still_has_a_name(tmp_path: Path) -> None:
