@@ -2,15 +2,19 @@
 
 The interval lies between two quantiles of the scores of 2,000 resamples (Efron, Annals of Statistics 7, 1979): about
 the 2.5 % and the 97.5 %, and further out where little is drawn from, for such an interval is too narrow of itself
-("expanded percentiles", Hesterberg, The American Statistician 69:371, 2015). Where the tiles of a slide or patient are
-known, whole slides or patients are drawn, for their tiles are alike (Field and Welsh, J R Stat Soc B 69, 2007).
+("expanded percentiles", Hesterberg, The American Statistician 69:371, 2015). Resamples of fewer than 20 cannot reach
+beyond the worst of them, so there it is the score with Student's quantile of their number times the standard deviation
+of the resamples, which is that of the sample once the bootstrap's factor sqrt(n / (n - 1)) is in it (Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, 5.3), and ends where the score's range does. Where the tiles of a
+slide or patient are known, whole slides or patients are drawn, for their tiles are alike (Field and Welsh, J R Stat Soc
+B 69, 2007).
 
 A resample may lose a class. Means over the classes are then over those that it has, and the class's own scores are not
 defined in it; their interval is from the other resamples, and is not given where more than 5 % have lost the class.
 
-Where all resamples have the same score, as where no tile is wrong, a share's interval is Wilson's (JASA 22, 1927) of as
-many draws as there are tiles (or slides or patients) that it is about; kappa and the Matthews correlation count as
-shares there. A single slide or patient has no interval: it tells nothing of others.
+Where no resample differs nothing is known of how a score varies, and it has no interval: but a score that is 1 (nothing
+wrong), or a share that is 0, has Wilson's (JASA 22, 1927) of as many draws as there are tiles (or slides or patients)
+that it is about. A single slide or patient has no interval: it tells nothing of others.
 """
 
 from __future__ import annotations
@@ -29,15 +33,22 @@ from threadpoolctl import threadpool_limits
 
 from analysis.resampling import Scores, Scoring, Weights
 from analysis.scores import Floats, Indices, Interval, wilson
+from trainer.temperature import LEAST, MOST
 
 RESAMPLES = 2000
 SEED = 0
-FEW_GROUPS = 20
-"""Below so many slides or patients an interval from them is too narrow."""
+FEW = 20
+"""Of fewer slides, patients or tiles an interval is Student's."""
 MOST_LOST = 0.05
 AT_ONCE = 100
 """Resamples that are scored together: what they need fits in a processor's cache and a half."""
-UNBOUNDED = ("log_loss", "brier", "ece", "temperature")
+LOSSES = {"log_loss": (0.0, math.inf), "brier": (0.0, 2.0), "ece": (0.0, 1.0), "temperature": (LEAST, MOST)}
+"""Where the values of what is no share lie; a temperature's, where it is searched for."""
+AGREEMENTS = dict.fromkeys(("kappa", "mcc"), (-1.0, 1.0))
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "precision", "recall", "specificity", "f1")
+"""Of tiles: what is 0 where every tile of a class, or of all, is wrong."""
+ROUNDING = 1e-12
+EVERYWHERE = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -127,35 +138,36 @@ def interval(name: str, value: float, resamples: Floats, size: int, units: int) 
         size: of how many draws Wilson's interval would be.
         units: how many tiles, or slides or patients, there are.
     """
-    found = percentiles(value, resamples, units)
-    if found.low < found.high or math.isnan(found.low):
-        return found
-    if name in UNBOUNDED or not size:
-        return nothing(value)
-    return Interval(value, *wilson(min(1.0, max(0.0, value)), size), 0.0)
+    found = resampled_interval(value, resamples, units, (LOSSES | AGREEMENTS).get(name, (0.0, 1.0)))
+    is_at_its_end = (value == 1 and name not in LOSSES) or (value == 0 and name in SHARES)
+    if found.standard_error == 0 and is_at_its_end and size:
+        return Interval(value, *wilson(value, size), 0.0)
+    return found
 
 
-def percentiles(value: float, resamples: Floats, units: int) -> Interval:
-    """The expanded percentile interval of resamples (B,) of so many units.
+def resampled_interval(value: float, resamples: Floats, units: int, span: tuple[float, float] = EVERYWHERE) -> Interval:
+    """The interval of resamples (B,) of so many units, of a score that lies in `span`.
 
-    It is NaN of what too many resamples have lost, and of a single unit, which tells nothing of others.
+    It is NaN of what too many resamples have lost, and of a single unit, which tells nothing of others; so it is, with
+    a standard error of 0, where no resample differs.
     """
     defined = resamples[~np.isnan(resamples)]
     if math.isnan(value) or units < 2 or len(defined) < (1 - MOST_LOST) * len(resamples):
-        return nothing(value)
+        return Interval(value, math.nan, math.nan, math.nan)
+    if np.ptp(defined) < ROUNDING:
+        return Interval(value, math.nan, math.nan, 0.0)
+    error = float(defined.std(ddof=1))
+    if units < FEW:
+        half = float(stats.t.ppf(0.975, units - 1)) * error * math.sqrt(units / (units - 1))
+        return Interval(value, max(span[0], value - half), min(span[1], value + half), error)
     low, high = np.quantile(defined, (tail(units), 1 - tail(units)))
-    return Interval(value, float(low), float(high), float(defined.std(ddof=1)))
+    return Interval(value, float(low), float(high), error)
 
 
 @cache
 def tail(units: int) -> float:
     """The quantile at which an interval of so many units begins: that by which means that are normal get Student's."""
     return float(stats.norm.cdf(stats.t.ppf(0.025, units - 1) * math.sqrt(units / (units - 1))))
-
-
-def nothing(value: float) -> Interval:
-    """A value of whose sampling nothing is known."""
-    return Interval(value, math.nan, math.nan, math.nan)
 
 
 def _units_of_classes(units: Indices, each: Indices, classes: int) -> Indices:

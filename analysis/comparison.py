@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.bootstrap import bootstrap, percentiles
+from analysis.bootstrap import bootstrap, resampled_interval
 from analysis.resampling import Scoring
 from analysis.scores import Floats, Indices, Interval
 from trainer.standard_error import count_groups
@@ -35,9 +35,11 @@ def differences(
     for name, one in drawn[0].items():
         value, resamples = drawn[1][name].value - one.value, drawn[1][name].resamples - one.resamples
         if value.ndim == 0:
-            found[name] = percentiles(float(value), resamples, units)
+            found[name] = resampled_interval(float(value), resamples, units)
         else:
-            found[name] = [percentiles(float(each), row, units) for each, row in zip(value, resamples, strict=True)]
+            found[name] = [
+                resampled_interval(float(each), row, units) for each, row in zip(value, resamples, strict=True)
+            ]
     return found
 
 

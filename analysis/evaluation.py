@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import FEW_GROUPS, Estimates, estimates
+from analysis.bootstrap import FEW, RESAMPLES, Estimates, estimates
 from analysis.calibration import at_temperature
 from analysis.collect import Predictions
 from analysis.resampling import Confidence, Counts, Ranks, Scoring, Temperature
 from analysis.scores import Indices, Interval
-from trainer.wording import counted
+from trainer.wording import counted, joined
 
 NAMES = {
     "accuracy": "accuracy",
@@ -40,6 +40,10 @@ CLASS_NAMES = {
     "auc": "AUC",
     "ap": "AP",
 }
+PERCENTILES = f"expanded percentile intervals (Hesterberg 2015) of {RESAMPLES:,} bootstrap resamples"
+STUDENTS = (
+    f"Student's t intervals (for fewer than {FEW}) by the standard deviation of {RESAMPLES:,} bootstrap resamples"
+)
 CONFIDENCE = ("log_loss", "brier", "ece")
 
 
@@ -91,15 +95,29 @@ class Evaluation:
     @property
     def warning(self) -> str | None:
         """What a reader must know of the intervals."""
-        if not self.scores.grouped or self.scores.units >= FEW_GROUPS:
+        if not self.scores.grouped or self.scores.units >= FEW:
             return None
         if self.scores.units == 1:
             return "there are no intervals: a single slide or patient tells nothing of others"
-        return f"intervals from {self.unit} (slides or patients) are too narrow: it takes about {FEW_GROUPS}"
+        return f"intervals from {self.unit} (slides or patients) are wide, and rest on few: it takes about {FEW}"
 
     def _estimates(self, scorings: Sequence[Scoring]) -> Estimates:
         each = self.predictions
         return estimates(scorings, each.labels, each.predicted, self.groups, len(self.classes))
+
+
+def interval_rule(evaluations: Sequence[Evaluation]) -> str:
+    """How the intervals of some sets were found , in words, and for which where that differs."""
+    sets: dict[str, list[str]] = {}
+    for each in evaluations:
+        if each.scores.units > 1:
+            unit = "slides or patients" if each.scores.grouped else "tiles"
+            rule = STUDENTS if each.scores.units < FEW else PERCENTILES
+            names = sets.setdefault(f"{rule} of {unit}", [])
+            names += [each.predictions.split] if each.predictions.split not in names else []
+    if len(sets) > 1:
+        return "; ".join(f"on {joined(names)}, {rule}" for rule, names in sets.items())
+    return next(iter(sets), "none: a single slide or patient tells nothing of others")
 
 
 def group_indices(groups: pd.Series) -> Indices | None:

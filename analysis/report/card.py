@@ -12,12 +12,13 @@ from analysis.report.sections import ModelSection
 from analysis.table.exports import in_markdown, pipes
 
 
-def model_card(section: ModelSection, headline: pd.DataFrame, warnings: Sequence[str]) -> str:
+def model_card(section: ModelSection, headline: pd.DataFrame, rule: str, warnings: Sequence[str]) -> str:
     """The card of one model.
 
     Args:
         section: what its page says of it.
         headline: its scores on each set.
+        rule: how their intervals were found.
         warnings: what one must know before believing them.
     """
     environment = jinja2.Environment(
@@ -31,7 +32,7 @@ def model_card(section: ModelSection, headline: pd.DataFrame, warnings: Sequence
     environment.filters["md"] = lambda text: in_markdown(str(text))
     environment.globals["table"] = _table
     template = environment.get_template("card.md.j2")
-    return template.render(model=section.model, section=section, headline=headline, warnings=warnings)
+    return template.render(model=section.model, section=section, headline=headline, rule=rule, warnings=warnings)
 
 
 def _table(frame: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
+from analysis.evaluation import interval_rule
 from analysis.out import made
 from analysis.panels import ABSENT, TILES, has_tile
 from analysis.report import cells
@@ -54,6 +55,8 @@ class Summary:
     """What the page says of all models together."""
 
     headline: pd.DataFrame
+    rule: str
+    """How its intervals were found."""
     seeds: list[tuple[str, pd.DataFrame]]
     """The names of runs that differ in their seed alone, and their scores over the seeds."""
     looks: list[str]
@@ -91,8 +94,10 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
     edge = _edge(models)
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
+    all_models = [*evaluated, *([evaluate(together)] if together else [])]
     summary = Summary(
-        headline=headline([*evaluated, *([evaluate(together)] if together else [])]),
+        headline=headline(all_models),
+        rule=interval_rule([each for one in all_models for each in one.evaluations]),
         seeds=[(", ".join(each.model.name for each in group), over_seeds(group)) for group in seeds(evaluated)],
         looks=list(_looks(models)),
     )
@@ -103,7 +108,7 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
     searched = search_section(search, out) if search else None
     warnings = list(_warnings(sections))
     if card:
-        page, text = out / "model-card.md", model_card(sections[0], summary.headline, warnings)
+        page, text = out / "model-card.md", model_card(sections[0], summary.headline, summary.rule, warnings)
     else:
         page, text = out / "index.html", _render(summary, searched, sections, warnings)
     page.write_text(text, encoding="utf-8")
