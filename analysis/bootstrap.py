@@ -31,7 +31,7 @@ from numpy.random import SeedSequence
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from analysis.resampling import Scores, Scoring, Weights
+from analysis.resampling import NOISE, Scores, Scoring, Weights
 from analysis.scores import Floats, Indices, Interval, wilson
 from trainer.temperature import LEAST, MOST
 
@@ -91,8 +91,12 @@ def estimates(
     about = {"precision": said, "specificity": count - _units_of_one_class(units, labels, classes)}
     overall: dict[str, Interval] = {}
     by_class: dict[str, list[Interval]] = {}
-    for name, drawn in bootstrap(scorings, groups, len(labels)).items():
-        if drawn.value.ndim == 0:
+    every = bootstrap(scorings, groups, len(labels))
+    noise = every.pop(NOISE, None)
+    for name, drawn in every.items():
+        if name == "ece" and noise is not None:
+            overall[name] = calibration_interval(drawn, noise.resamples, count)
+        elif drawn.value.ndim == 0:
             overall[name] = interval(name, float(drawn.value), drawn.resamples, count, count)
         else:
             sizes = about.get(name, true)
@@ -143,6 +147,30 @@ def interval(name: str, value: float, resamples: Floats, size: int, units: int) 
     if found.standard_error == 0 and is_at_its_end and size:
         return Interval(value, *wilson(value, size), 0.0)
     return found
+
+
+def calibration_interval(error: Resampled, noise: Floats, units: int) -> Interval:
+    """The interval of an expected calibration error, whose estimate is too high, and that of a resample once more so.
+
+    The upper end is that of the "basic" interval (Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+    5.2), which is drawn back by the bias that resampling shows. Of a calibrated model resampling shows too little of
+    it, and the basic lower end misses 0 in four of ten cases. But the estimate is at most the true error and the bins'
+    own deviations together (the triangle inequality), so the lower end is the estimate less what these reach.
+
+    Args:
+        error: the estimate, and that of each resample.
+        noise: (B,) the sum of the bins' deviations in each resample.
+        units: how many tiles, or slides or patients, there are.
+    """
+    value = float(error.value)
+    found, deviations = (
+        resampled_interval(centre, each, units)
+        for centre, each in ((value, error.resamples), (float(noise.mean()), noise))
+    )
+    if math.isnan(found.low) or math.isnan(deviations.low):
+        return Interval(value, math.nan, math.nan, found.standard_error)
+    upper = found.high if units < FEW else max(value, 2 * value - found.low)
+    return Interval(value, max(0.0, value - deviations.high), min(1.0, upper), found.standard_error)
 
 
 def resampled_interval(value: float, resamples: Floats, units: int, span: tuple[float, float] = EVERYWHERE) -> Interval:

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.bootstrap import RESAMPLES, resampled_interval
+from analysis.bootstrap import EVERYWHERE, RESAMPLES, resampled_interval
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Mean:
     """Groups, or tiles where groups are not known, that were drawn from."""
 
 
-def mean(values: NDArray[np.floating], groups: NDArray[np.int64] | None) -> Mean:
+def mean(
+    values: NDArray[np.floating], groups: NDArray[np.int64] | None, span: tuple[float, float] = EVERYWHERE
+) -> Mean:
     """The mean of those of `values` (N,) that are not NaN, and its interval.
 
     Whole groups are drawn, with all of their tiles, and the interval is that of `analysis.bootstrap`. The draws are the
@@ -32,6 +34,7 @@ def mean(values: NDArray[np.floating], groups: NDArray[np.int64] | None) -> Mean
     Args:
         values: one a tile.
         groups: (N,) indices of slides or patients; None: every tile stands for itself.
+        span: where the mean can lie.
     """
     there = ~np.isnan(values)
     kept = values[there].astype(np.float64)
@@ -42,7 +45,7 @@ def mean(values: NDArray[np.floating], groups: NDArray[np.int64] | None) -> Mean
         return Mean(value, float("nan"), float("nan"), 0, 0)
     sums, sizes = np.bincount(units, weights=kept), np.bincount(units)
     drawn = _draws(count)
-    found = resampled_interval(value, (drawn @ sums) / (drawn @ sizes), count)
+    found = resampled_interval(value, (drawn @ sums) / (drawn @ sizes), count, span)
     low, high = (value, value) if found.standard_error == 0 else (found.low, found.high)
     return Mean(value, low, high, len(kept), count)
 

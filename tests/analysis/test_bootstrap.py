@@ -10,7 +10,7 @@ from sklearn import metrics
 
 from analysis import bootstrap
 from analysis.bootstrap import estimates, interval
-from analysis.resampling import Confidence, Counts, Ranks, Temperature
+from analysis.resampling import BINS, Confidence, Counts, Ranks, Temperature
 from trainer.temperature import softmax
 
 CLASSES = 3
@@ -162,6 +162,36 @@ def test_what_differs_in_no_resample_but_is_no_share_has_no_interval() -> None:
         assert found.overall[name].value == pytest.approx(value)
         assert math.isnan(found.overall[name].low), name
     assert not math.isnan(found.overall["accuracy"].low)
+
+
+@pytest.mark.parametrize("units", [None, 4])
+@pytest.mark.parametrize("sharpness", [1.0, 2.0])
+def test_calibration_errors_cover_that_of_a_known_model(
+    units: int | None, sharpness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes are drawn from probabilities of which the model says the logits so much sharper: of 1, it is calibrated.
+    Percentiles of the resamples never hold the 0 of that one."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap, "threadpool_limits", lambda _: nullcontext())
+    rng, covered = np.random.default_rng(4), 0
+
+    def drawn(tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        logits = rng.normal(0, 2, (tiles, CLASSES))
+        true = softmax(logits)
+        labels = np.minimum((rng.random((tiles, 1)) > true.cumsum(axis=1)).sum(axis=1), CLASSES - 1)
+        return labels, softmax(sharpness * logits), true
+
+    _, said, true = drawn(400_000)
+    confidence, right = said.max(axis=1), true[np.arange(len(true)), said.argmax(axis=1)]
+    bins = np.bincount(np.ceil(confidence * BINS).astype(int), confidence - right)
+    truth = float(np.abs(bins).sum()) / len(true) if sharpness != 1 else 0.0
+    groups = None if units is None else np.arange(300) % units
+    for _ in range(200):
+        labels, said, _ = drawn(300)
+        found = estimates([Confidence(labels, said)], labels, labels, groups, CLASSES).overall["ece"]
+        assert found.low <= found.value <= found.high
+        covered += found.low <= truth <= found.high
+    assert covered >= 0.92 * 200
 
 
 def test_one_slide_tells_nothing_of_others() -> None:
