@@ -41,7 +41,11 @@ FEW = 20
 """Of fewer slides, patients or tiles an interval is Student's."""
 MOST_LOST = 0.05
 AT_ONCE = 100
-"""Resamples that are scored together: what they need fits in a processor's cache and a half."""
+"""Resamples that are scored together, of few tiles: what they need fits in a processor's cache and a half."""
+WEIGHTS = 1_000_000
+"""Of many tiles so many weights are made at once; scoring them takes about a hundred bytes for each."""
+THREADS = 8
+"""At the most, for each takes memory."""
 LOSSES = {"log_loss": (0.0, math.inf), "brier": (0.0, 2.0), "ece": (0.0, 1.0), "temperature": (LEAST, MOST)}
 """Where the values of what is no share lie; a temperature's, where it is searched for."""
 AGREEMENTS = dict.fromkeys(("kappa", "mcc"), (-1.0, 1.0))
@@ -110,12 +114,13 @@ def estimates(
 def bootstrap(scorings: Sequence[Scoring], groups: Indices | None, tiles: int) -> dict[str, Resampled]:
     """Scores, and those of 2,000 resamples: the same resamples for any scorings of the same N tiles."""
     values = _under(scorings, np.ones((tiles, 1), np.float32))
-    seeds = SeedSequence(SEED).spawn(RESAMPLES // AT_ONCE)
+    columns = _at_once(tiles)
+    seeds = SeedSequence(SEED).spawn(-(-RESAMPLES // columns))
     # Threads of our own, and none of the linear algebra's below them.
-    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
         parts = list(pool.map(lambda seed: _under(scorings, draw(groups, tiles, seed)), seeds))
     return {
-        name: Resampled(value[..., 0], np.concatenate([part[name] for part in parts], axis=-1))
+        name: Resampled(value[..., 0], np.concatenate([part[name] for part in parts], axis=-1)[..., :RESAMPLES])
         for name, value in values.items()
     }
 
@@ -124,11 +129,17 @@ def _under(scorings: Sequence[Scoring], weights: Weights) -> Scores:
     return {name: values for scoring in scorings for name, values in scoring.under(weights).items()}
 
 
+def _at_once(tiles: int) -> int:
+    """How many resamples of N tiles are scored together."""
+    return max(1, min(AT_ONCE, WEIGHTS // max(1, tiles)))
+
+
 def draw(groups: Indices | None, tiles: int, seed: SeedSequence) -> Weights:
-    """How often each tile is in each of `AT_ONCE` resamples: (N, B)."""
+    """How often each tile is in each of the resamples that are scored together: (N, B)."""
+    columns = _at_once(tiles)
     units = tiles if groups is None else int(groups.max(initial=-1)) + 1
-    drawn = np.random.default_rng(seed).integers(0, max(1, units), (units, AT_ONCE)) * AT_ONCE + np.arange(AT_ONCE)
-    counts = np.bincount(drawn.ravel(), minlength=units * AT_ONCE).reshape(units, AT_ONCE).astype(np.float32)
+    drawn = np.random.default_rng(seed).integers(0, max(1, units), (units, columns)) * columns + np.arange(columns)
+    counts = np.bincount(drawn.ravel(), minlength=units * columns).reshape(units, columns).astype(np.float32)
     return counts if groups is None else counts[groups]
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import FEW, RESAMPLES, Estimates, estimates
+from analysis.bootstrap import FEW, RESAMPLES, Estimates, bootstrap, estimates, interval
 from analysis.calibration import at_temperature
 from analysis.collect import Predictions
-from analysis.resampling import Confidence, Counts, Ranks, Scoring, Temperature
+from analysis.resampling import Confidence, Counts, Ranks, Scoring, Temperature, Told
 from analysis.scores import Indices, Interval
 from trainer.wording import counted, joined
 
@@ -44,6 +44,7 @@ PERCENTILES = f"expanded percentile intervals (Hesterberg 2015) of {RESAMPLES:,}
 STUDENTS = (
     f"Student's t intervals (for fewer than {FEW}) by the standard deviation of {RESAMPLES:,} bootstrap resamples"
 )
+COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 CONFIDENCE = ("log_loss", "brier", "ece")
 
 
@@ -86,6 +87,26 @@ class Evaluation:
         """The temperature that would fit this very set, with its interval."""
         fitted = Temperature(self.predictions.labels, self.predictions.probabilities)
         return self._estimates([fitted]).overall["temperature"]
+
+    @cached_property
+    def selective(self) -> pd.DataFrame:
+        """Accuracy if only the most certain tiles are told: columns `coverage, tiles, confidence from, accuracy`.
+
+        The threshold is the lowest confidence of that share of the tiles; all that reach it are told.
+        """
+        each = self.predictions
+        confidence, right = each.probabilities.max(axis=1), each.predicted == each.labels
+        last = np.ceil(np.round(np.array(COVERAGES) * len(right), 6)).astype(np.int64) - 1
+        thresholds = np.sort(confidence)[::-1][last] if len(right) else np.empty(0)
+        found = bootstrap([Told(right, confidence, thresholds)], self.groups, len(right))["told"]
+        rows = []
+        for place, threshold in enumerate(thresholds):
+            told = confidence >= threshold
+            size = int(told.sum()) if self.groups is None else len(np.unique(self.groups[told]))
+            value, resamples = float(found.value[place]), found.resamples[place]
+            accuracy = interval("accuracy", value, resamples, size, self.scores.units)
+            rows.append((COVERAGES[place], int(told.sum()), float(threshold), accuracy))
+        return pd.DataFrame(rows, columns=["coverage", "tiles", "confidence from", "accuracy"])
 
     @property
     def unit(self) -> str:

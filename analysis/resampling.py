@@ -162,6 +162,19 @@ class Confidence:
         return {"log_loss": log_loss, "brier": brier, "ece": error, NOISE: noise}
 
 
+class Told:
+    """Accuracy among tiles whose confidence reaches a threshold, for several."""
+
+    def __init__(self, right: NDArray[np.bool_], confidence: Floats, thresholds: Floats):
+        told = confidence >= thresholds[:, None]
+        self._right, self._told = (each.astype(np.float32) for each in (told & right, told))
+
+    def under(self, weights: Weights) -> Scores:
+        """As `Scoring`; a row for each threshold."""
+        right, told = (np.asarray(each @ weights, np.float64) for each in (self._right, self._told))
+        return {"told": _ratio(right, told)}
+
+
 def confidence_bin(confidence: Floats) -> Indices:
     """In which of `BINS` bins of equal width each confidence lies; each bin has its upper end."""
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
