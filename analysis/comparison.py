@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.bootstrap import bootstrap, percentiles
+from analysis.bootstrap import bootstrap, resampled_interval
 from analysis.resampling import Scoring
-from analysis.scores import Floats, Indices, Interval
+from analysis.scores import NORMAL, Floats, Indices, Interval
 from trainer.standard_error import count_groups
+
+LEAST = 10
+"""Of fewer tiles of a class, or of the others, DeLong's test calls chance a difference too often."""
 
 
 def differences(
@@ -21,7 +24,7 @@ def differences(
     """Each score of the second less that of the first, with the 95 % interval of a paired bootstrap.
 
     Both are scored on the same resamples of tiles, or of slides or patients, so what makes a tile hard for both does
-    not widen the interval. A single slide or patient leaves no interval.
+    not widen the interval. A single slide or patient leaves none; nor do resamples that do not differ, but of accuracy.
 
     Args:
         first: scorings of the one's predictions for N tiles.
@@ -34,10 +37,24 @@ def differences(
     found: dict[str, Interval | list[Interval]] = {}
     for name, one in drawn[0].items():
         value, resamples = drawn[1][name].value - one.value, drawn[1][name].resamples - one.resamples
-        if value.ndim == 0:
-            found[name] = percentiles(float(value), resamples, units)
+        if name == "accuracy":
+            found[name] = _of_accuracy(float(value), resamples, units)
+        elif value.ndim == 0:
+            found[name] = resampled_interval(float(value), resamples, units)
         else:
-            found[name] = [percentiles(float(each), row, units) for each, row in zip(value, resamples, strict=True)]
+            found[name] = [
+                resampled_interval(float(each), row, units) for each, row in zip(value, resamples, strict=True)
+            ]
+    return found
+
+
+def _of_accuracy(value: float, resamples: Floats, units: int) -> Interval:
+    """The interval of a difference in accuracy; where no unit is told differently, Tango's score interval for pairs
+    (Statistics in Medicine 17:891, 1998), which is then z^2 / (n + z^2) to both sides."""
+    found = resampled_interval(value, resamples, units)
+    if found.standard_error == 0 and value == 0:
+        half = NORMAL**2 / (units + NORMAL**2)
+        return Interval(0.0, -half, half, 0.0)
     return found
 
 
@@ -73,7 +90,7 @@ class AreaTest:
     standard_error: float
     """Of the difference."""
     p_value: float
-    """Two-sided; NaN where the areas have no variance, or are not defined."""
+    """Two-sided; NaN of fewer than `LEAST` tiles of either side, and where the areas have no variance."""
 
 
 def delong(positive: np.ndarray, first: Floats, second: Floats) -> AreaTest:
@@ -91,9 +108,10 @@ def delong(positive: np.ndarray, first: Floats, second: Floats) -> AreaTest:
     of_positives, of_negatives = zip(*(_placements(positive, score) for score in (first, second)), strict=True)
     areas = [float(placements.mean()) for placements in of_positives]
     variance = 0.0
+    if min(positives, negatives) < LEAST:
+        return AreaTest(areas[0], areas[1], math.nan, math.nan)
     for placements, count in ((of_positives, positives), (of_negatives, negatives)):
-        if count > 1:
-            variance += float(np.var(placements[1] - placements[0], ddof=1)) / count
+        variance += float(np.var(placements[1] - placements[0], ddof=1)) / count
     error = math.sqrt(variance)
     p_value = 2 * float(stats.norm.sf(abs(areas[1] - areas[0]) / error)) if error else math.nan
     return AreaTest(areas[0], areas[1], error, p_value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 CORRELATIONS = (0.01, 0.05, 0.1)
-"""Intra-cluster correlations of being right. Of the first almost nothing is seen; the last is usual."""
+"""Intra-cluster correlations of being right, from hardly to be seen to strong."""
 
 
 def widening(tiles: int, patients: int, correlation: float) -> float:

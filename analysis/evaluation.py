@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import FEW_GROUPS, Estimates, estimates
+from analysis.bootstrap import FEW, RESAMPLES, Estimates, bootstrap, estimates, interval
 from analysis.calibration import at_temperature
 from analysis.collect import Predictions
-from analysis.resampling import Confidence, Counts, Ranks, Scoring, Temperature
+from analysis.resampling import Confidence, Counts, Ranks, Scoring, Temperature, Told
 from analysis.scores import Indices, Interval
-from trainer.wording import counted
+from trainer.wording import counted, joined
 
 NAMES = {
     "accuracy": "accuracy",
@@ -40,6 +40,11 @@ CLASS_NAMES = {
     "auc": "AUC",
     "ap": "AP",
 }
+PERCENTILES = f"expanded percentile intervals (Hesterberg 2015) of {RESAMPLES:,} bootstrap resamples"
+STUDENTS = (
+    f"Student's t intervals (for fewer than {FEW}) by the standard deviation of {RESAMPLES:,} bootstrap resamples"
+)
+COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 CONFIDENCE = ("log_loss", "brier", "ece")
 
 
@@ -83,6 +88,26 @@ class Evaluation:
         fitted = Temperature(self.predictions.labels, self.predictions.probabilities)
         return self._estimates([fitted]).overall["temperature"]
 
+    @cached_property
+    def selective(self) -> pd.DataFrame:
+        """Accuracy if only the most certain tiles are told: columns `coverage, tiles, confidence from, accuracy`.
+
+        The threshold is the lowest confidence of that share of the tiles; all that reach it are told.
+        """
+        each = self.predictions
+        confidence, right = each.probabilities.max(axis=1), each.predicted == each.labels
+        last = np.ceil(np.round(np.array(COVERAGES) * len(right), 6)).astype(np.int64) - 1
+        thresholds = np.sort(confidence)[::-1][last] if len(right) else np.empty(0)
+        found = bootstrap([Told(right, confidence, thresholds)], self.groups, len(right))["told"]
+        rows = []
+        for place, threshold in enumerate(thresholds):
+            told = confidence >= threshold
+            size = int(told.sum()) if self.groups is None else len(np.unique(self.groups[told]))
+            value, resamples = float(found.value[place]), found.resamples[place]
+            accuracy = interval("accuracy", value, resamples, size, self.scores.units)
+            rows.append((COVERAGES[place], int(told.sum()), float(threshold), accuracy))
+        return pd.DataFrame(rows, columns=["coverage", "tiles", "confidence from", "accuracy"])
+
     @property
     def unit(self) -> str:
         """What was drawn for the intervals, in words."""
@@ -91,15 +116,29 @@ class Evaluation:
     @property
     def warning(self) -> str | None:
         """What a reader must know of the intervals."""
-        if not self.scores.grouped or self.scores.units >= FEW_GROUPS:
+        if not self.scores.grouped or self.scores.units >= FEW:
             return None
         if self.scores.units == 1:
             return "there are no intervals: a single slide or patient tells nothing of others"
-        return f"intervals from {self.unit} (slides or patients) are too narrow: it takes about {FEW_GROUPS}"
+        return f"intervals from {self.unit} (slides or patients) are wide, and rest on few: it takes about {FEW}"
 
     def _estimates(self, scorings: Sequence[Scoring]) -> Estimates:
         each = self.predictions
         return estimates(scorings, each.labels, each.predicted, self.groups, len(self.classes))
+
+
+def interval_rule(evaluations: Sequence[Evaluation]) -> str:
+    """How the intervals of some sets were found , in words, and for which where that differs."""
+    sets: dict[str, list[str]] = {}
+    for each in evaluations:
+        if each.scores.units > 1:
+            unit = "slides or patients" if each.scores.grouped else "tiles"
+            rule = STUDENTS if each.scores.units < FEW else PERCENTILES
+            names = sets.setdefault(f"{rule} of {unit}", [])
+            names += [each.predictions.split] if each.predictions.split not in names else []
+    if len(sets) > 1:
+        return "; ".join(f"on {joined(names)}, {rule}" for rule, names in sets.items())
+    return next(iter(sets), "none: a single slide or patient tells nothing of others")
 
 
 def group_indices(groups: pd.Series) -> Indices | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.collect import Run
-from analysis.evaluation import Evaluation
+from analysis.evaluation import Evaluation, interval_rule
 from trainer.config import AugmentSection, Config, load_config
 from trainer.errors import UsageError
 from trainer.tiles.store import REJECTED, Meta, TileStore
@@ -142,15 +142,7 @@ def _testing(run: Run, evaluations: tuple[Evaluation, ...]) -> Iterator[str]:
         looked = joined(f"{each.predictions.split} ({len(each.predictions.labels):,} tiles)" for each in tested)
         yield f"It was then evaluated on {looked}."
     if evaluations:
-        how = {each.scores.grouped for each in evaluations}
-        drawn = (
-            "slides or patients"
-            if how == {True}
-            else "tiles"
-            if how == {False}
-            else "slides or patients where they are known, else tiles"
-        )
-        yield f"Intervals (95 %) are expanded percentiles (Hesterberg 2015) of 2,000 bootstrap resamples of {drawn}."
+        yield f"Intervals (95 %): {interval_rule(evaluations)}."
     versions = run.identity.get("versions", {})
     named = joined(f"{name} {versions[name]}" for name in ("torch", "torchvision", "ray") if name in versions)
     yield f"Software: {run.identity.get('code', 'Tissuegrid')}" + (f" with {named}." if versions else ".")

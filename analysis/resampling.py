@@ -24,6 +24,7 @@ Weights = NDArray[np.float32]
 Scores = dict[str, Floats]
 BINS = 15
 """Of confidence, of equal width: as in Guo et al. (ICML 2017)."""
+NOISE = "ece_noise"
 TEMPERATURES = 241
 """Candidates on a logarithmic axis; between the best three a parabola finds the best."""
 
@@ -149,13 +150,29 @@ class Confidence:
         confidence = probabilities.max(axis=1)
         gap = confidence - (probabilities.argmax(axis=1) == labels)
         self._gaps = csr_array((gap, (confidence_bin(confidence), every)), shape=(BINS, len(labels)))
+        self._gap = self._gaps @ np.ones((len(labels), 1)) / max(1, len(labels))
 
     def under(self, weights: Weights) -> Scores:
-        """As `Scoring`."""
+        """As `Scoring`; `ece_noise` is by how much the bins' gaps, each a share of all tiles, differ from the set's."""
         exact = weights.astype(np.float64)
         tiles = exact.sum(axis=0)
         log_loss, brier = _ratio(self._losses @ exact, tiles)
-        return {"log_loss": log_loss, "brier": brier, "ece": _ratio(np.abs(self._gaps @ exact).sum(axis=0), tiles)}
+        gaps = _ratio(self._gaps @ exact, tiles)
+        error, noise = (np.abs(each).sum(axis=0) for each in (gaps, gaps - self._gap))
+        return {"log_loss": log_loss, "brier": brier, "ece": error, NOISE: noise}
+
+
+class Told:
+    """Accuracy among tiles whose confidence reaches a threshold, for several."""
+
+    def __init__(self, right: NDArray[np.bool_], confidence: Floats, thresholds: Floats):
+        told = confidence >= thresholds[:, None]
+        self._right, self._told = (each.astype(np.float32) for each in (told & right, told))
+
+    def under(self, weights: Weights) -> Scores:
+        """As `Scoring`; a row for each threshold."""
+        right, told = (np.asarray(each @ weights, np.float64) for each in (self._right, self._told))
+        return {"told": _ratio(right, told)}
 
 
 def confidence_bin(confidence: Floats) -> Indices:

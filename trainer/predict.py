@@ -238,6 +238,11 @@ def _notes(trained: TrainedRun, source: Source, index: pd.DataFrame) -> list[str
             "note: the run ended before temperature and stain were kept with it: probabilities are not calibrated, and "
             "stains not compared. The command that trained it adds both, without training again"
         )
+    if calibration.temperature == 1.0:
+        said.append(
+            "note: validation names no temperature (its tiles are all right, or all wrong): probabilities are as the "
+            "network gives them, not calibrated"
+        )
     if source.mpp is None and trained.mpp is not None:
         said.append(f"note: microns per pixel of the tiles are unknown; the run's are {trained.mpp:g} (--mpp checks)")
     if trained.tile_size is None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEAST, MOST = 0.05, 20.0
-"""Where no temperature is best, as for tiles that are all told right or all wrong, one of these is taken."""
+"""Ends of the search for the best temperature."""
 HALVINGS = 50
 
 
@@ -37,7 +37,8 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         labels: (N,) class indices.
 
     Returns:
-        T; NaN of no tiles.
+        T; NaN of no tiles; exactly 1, which changes nothing, where no T within is best: tiles that are all told right,
+        or all wrong, ask for more and more confidence, or for less and less.
     """
     if not len(labels):
         return math.nan
@@ -50,4 +51,5 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         powers = np.exp(values / math.exp(middle))
         expected = ((powers * values).sum(axis=1) / powers.sum(axis=1)).mean()
         low, high = (low, middle) if expected < true else (middle, high)
-    return math.exp((low + high) / 2)
+    is_within = low > math.log(LEAST) and high < math.log(MOST)
+    return math.exp((low + high) / 2) if is_within else 1.0

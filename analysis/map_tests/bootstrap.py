@@ -8,15 +8,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.bootstrap import RESAMPLES, tail
-
-LEAST = 5
-"""Fewer groups or tiles give no interval."""
+from analysis.bootstrap import EVERYWHERE, RESAMPLES, resampled_interval
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its interval, which is NaN where there are fewer than `LEAST` units."""
+    """A mean and its interval, which is NaN of a single unit, and a point where all units say the same."""
 
     value: float
     low: float
@@ -26,8 +23,10 @@ class Mean:
     """Groups, or tiles where groups are not known, that were drawn from."""
 
 
-def mean(values: NDArray[np.floating], groups: NDArray[np.int64] | None) -> Mean:
-    """The mean of those of `values` (N,) that are not NaN, and its expanded percentile bootstrap.
+def mean(
+    values: NDArray[np.floating], groups: NDArray[np.int64] | None, span: tuple[float, float] = EVERYWHERE
+) -> Mean:
+    """The mean of those of `values` (N,) that are not NaN, and its interval.
 
     Whole groups are drawn, with all of their tiles, and the interval is that of `analysis.bootstrap`. The draws are the
     same in every call for as many groups.
@@ -35,18 +34,20 @@ def mean(values: NDArray[np.floating], groups: NDArray[np.int64] | None) -> Mean
     Args:
         values: one a tile.
         groups: (N,) indices of slides or patients; None: every tile stands for itself.
+        span: where the mean can lie.
     """
     there = ~np.isnan(values)
     kept = values[there].astype(np.float64)
     units = np.arange(len(kept)) if groups is None else np.unique(groups[there], return_inverse=True)[1]
     count = int(units.max()) + 1 if len(units) else 0
     value = float(kept.mean()) if count else float("nan")
-    if count < LEAST:
-        return Mean(value, float("nan"), float("nan"), len(kept), count)
+    if not count:
+        return Mean(value, float("nan"), float("nan"), 0, 0)
     sums, sizes = np.bincount(units, weights=kept), np.bincount(units)
     drawn = _draws(count)
-    low, high = np.quantile((drawn @ sums) / (drawn @ sizes), (tail(count), 1 - tail(count)))
-    return Mean(value, float(low), float(high), len(kept), count)
+    found = resampled_interval(value, (drawn @ sums) / (drawn @ sizes), count, span)
+    low, high = (value, value) if found.standard_error == 0 else (found.low, found.high)
+    return Mean(value, low, high, len(kept), count)
 
 
 @cache

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from analysis.collect import Predictions, Run
+from analysis.evaluation import group_indices
 from analysis.gradcam import Box, centred, class_maps, head_weights
 from analysis.map_tests import nulls, words
-from analysis.map_tests.bootstrap import LEAST
 from analysis.map_tests.contents import Contents, contents, nuclear_threshold
 from analysis.map_tests.measures import area_auroc, border, heat_share, rank_correlation
 from analysis.map_tests.names import (
@@ -326,7 +326,7 @@ def _together(
     facts = pd.concat([part.facts for part in parts], ignore_index=True)
     right = predictions.predicted[rows] == labels
     tiles = pd.concat([known[["tile_id", "path", "group"]].assign(**{"class": names, "right": right}), facts], axis=1)
-    groups = _groups(known["group"], labels)
+    groups = group_indices(known["group"])
     by_map = _by_map(parts)
     measured = pd.concat(
         [tiles[["tile_id", "class"]].assign(map=name).join(frame) for name, frame in by_map.items()], ignore_index=True
@@ -354,23 +354,6 @@ def _together(
         notes=tuple(words.notes(tiles, found, grid, bench.threshold, int(taken.sum()), by_group=by_group)),
         cost=bench.cost,
     )
-
-
-def _groups(column: pd.Series[str], labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Indices of slides or patients, (N,); None where that of any tile is not known.
-
-    None too where a class has fewer than `LEAST`: intervals are then over tiles, and speak of these slides.
-
-    Args:
-        column: (N,) groups.
-        labels: (N,) class indices.
-    """
-
-    if column.isna().any():
-        return None
-    groups = pd.factorize(column)[0].astype(np.int64)
-    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    return groups if fewest >= LEAST else None
 
 
 def _by_map(parts: Sequence[Part]) -> Mapping[str, pd.DataFrame]:

@@ -17,6 +17,8 @@ Indices = NDArray[np.int64]
 Groups = Indices | None
 MEANS = ("tiles", "units", "value", "low", "high")
 DIFFERENCES = ("difference", "difference_low", "difference_high")
+SPAN = (-1.0, 1.0)
+"""Where correlations, AUROCs, shares of heat less an area, and probabilities lie."""
 
 
 def associations(
@@ -87,7 +89,7 @@ def _some(groups: Groups, there: NDArray[np.bool_]) -> Groups:
 
 
 def _mean(values: NDArray[np.float64], groups: Groups) -> dict[str, Any]:
-    found = mean(values, groups)
+    found = mean(values, groups, SPAN)
     return dict(zip(MEANS, (found.tiles, found.units, found.value, found.low, found.high), strict=True))
 
 

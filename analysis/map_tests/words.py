@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import FEW_GROUPS
-from analysis.map_tests.bootstrap import LEAST
+from analysis.bootstrap import FEW
 from analysis.map_tests.names import (
     ALL,
     BORDER,
@@ -52,7 +51,7 @@ SAID = {
     NO_MORE: "That {} is more than chance, but not more than in every null, so it need not be what was learned.",
     NOT_SHOWN: "That {} is not shown by these tiles.",
     CONTRADICTED: "That {} is contradicted on these tiles.",
-    OPEN: f"Whether {{}} is left open: fewer than {LEAST} independent units.",
+    OPEN: "Whether {} is left open: a single slide or patient tells nothing of others.",
 }
 """What is said of a claim, by its verdict."""
 SHORT = {TURNED: "turned maps", OTHER: "other classes' maps", HEAD: "untrained heads"}
@@ -251,22 +250,15 @@ def notes(
         f"Maps that are zero everywhere: {int(tiles['empty'].sum()):,}, left out of all that follows."
     )
     few = int(tiles.groupby("class", observed=True)["group"].nunique().min())
-    known = bool(tiles["group"].notna().all())
     unit = "groups (slides or patients)" if by_group else "tiles"
     yield (
-        f"Intervals are 95 %, by bootstrap over {unit}, with none under {LEAST} of them. Each holds for itself: of "
-        "twenty comparisons with nothing behind them, one is expected to look like a difference."
+        f"Intervals are 95 %, by bootstrap over {unit}, and of fewer than {FEW} of them Student's. Each holds "
+        "for itself: of twenty comparisons with nothing behind them, one is expected to look like a difference."
     )
-    if not by_group and known:
-        yield (
-            f"The class with the fewest has {counted(few, 'group')}, too few to draw from: the intervals hold for more "
-            "tiles of these groups, not for other slides or patients."
-        )
-    elif not by_group:
+    if not by_group:
         yield "Groups are not known: where tiles of one slide are alike, the intervals are too narrow."
-    elif few < FEW_GROUPS:
-        fewest = counted(few, "group")
-        yield f"The class with the fewest has {fewest}; under {FEW_GROUPS} an interval may be too narrow."
+    elif few < FEW:
+        yield f"The class with the fewest has {counted(few, 'group')}: its intervals are wide, and rest on few."
     if np.isnan(threshold):
         yield "There is no tissue, or only of one colour, so no pixel counts as nuclear."
     yield (

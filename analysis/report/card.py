@@ -18,12 +18,13 @@ METRICS = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "ma
 """What the hub calls the headline's scores."""
 
 
-def model_card(section: ModelSection, headline: pd.DataFrame, warnings: Sequence[str]) -> str:
+def model_card(section: ModelSection, headline: pd.DataFrame, rule: str, warnings: Sequence[str]) -> str:
     """The card of one model.
 
     Args:
         section: what its page says of it.
         headline: its scores on each set.
+        rule: how their intervals were found.
         warnings: what one must know before believing them.
     """
     environment = jinja2.Environment(
@@ -41,6 +42,7 @@ def model_card(section: ModelSection, headline: pd.DataFrame, warnings: Sequence
         model=section.model,
         section=section,
         headline=headline,
+        rule=rule,
         warnings=warnings,
         front=yaml.safe_dump(_front(section.model.name, headline), sort_keys=False, allow_unicode=True),
         effort=dict(section.facts)["Training"],

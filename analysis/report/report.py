@@ -17,7 +17,7 @@ from markupsafe import Markup
 from analysis.aggregate import ensemble, evaluate, seeds
 from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
-from analysis.evaluation import group_indices
+from analysis.evaluation import group_indices, interval_rule
 from analysis.map_kinds import MapKind
 from analysis.out import made
 from analysis.panels import ABSENT, TILES, has_tile, with_near
@@ -59,6 +59,8 @@ class Summary:
     """What the page says of all models together."""
 
     headline: pd.DataFrame
+    rule: str
+    """How its intervals were found."""
     seeds: list[tuple[str, pd.DataFrame]]
     """The names of runs that differ in their seed alone, and their scores over the seeds."""
     looks: list[str]
@@ -98,8 +100,10 @@ def write_report(
 def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Asked, *, card: bool) -> Report:
     evaluated = [evaluate(model) for model in models]
     together = ensemble(models)
+    all_models = [*evaluated, *([evaluate(together)] if together else [])]
     summary = Summary(
-        headline=headline([*evaluated, *([evaluate(together)] if together else [])]),
+        headline=headline(all_models),
+        rule=interval_rule([each for one in all_models for each in one.evaluations]),
         seeds=[(", ".join(each.model.name for each in group), over_seeds(group)) for group in seeds(evaluated)],
         looks=list(_looks(models)),
     )
@@ -111,7 +115,7 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
     sections = [model_section(each, number, out, room, asked, audits) for number, each in enumerate(evaluated, start=1)]
     warnings = list(_warnings(sections))
     if card:
-        page, text = out / "model-card.md", model_card(sections[0], summary.headline, warnings)
+        page, text = out / "model-card.md", model_card(sections[0], summary.headline, summary.rule, warnings)
     else:
         page, text = out / "index.html", _render(summary, searched, sections, warnings)
     page.write_text(text, encoding="utf-8")

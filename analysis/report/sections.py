@@ -43,6 +43,7 @@ class SetSection:
     pictures: list[Picture]
     every_score: pd.DataFrame
     per_class: pd.DataFrame
+    selective: pd.DataFrame
     per_group: pd.DataFrame | None
     widenings: pd.DataFrame | None
     """Where no slides or patients are known."""
@@ -158,6 +159,7 @@ def _set_section(
         pictures=[*_matrices(writer, each), *_curves_of_classes(writer, each), *_confidence(writer, evaluation)],
         every_score=writer.table(tables.every_score(evaluation), f"{split}-scores"),
         per_class=writer.table(tables.per_class(evaluation, model.class_names), f"{split}-classes"),
+        selective=writer.table(evaluation.selective, f"{split}-selective"),
         per_group=writer.table(tables.per_group(evaluation), f"{split}-groups") if grouped else None,
         widenings=None if grouped else tables.widenings(len(each.labels), asked.patients.get(split)),
         maps=explainer if isinstance(explainer, str) else draw_maps(writer, each, explainer, asked.maps),

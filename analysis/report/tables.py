@@ -82,7 +82,8 @@ def per_class(evaluation: Evaluation, names: Mapping[str, Mapping[str, str]]) ->
 
 
 def per_group(evaluation: Evaluation) -> pd.DataFrame:
-    """Tiles and accuracy of each slide or patient, the worst first; columns `group, classes, tiles, accuracy`."""
+    """Tiles and accuracy of each slide or patient, the worst first; columns `group, classes, tiles, accuracy`,
+    with Wilson's interval by tile."""
     each = evaluation.predictions
     frame = pd.DataFrame(
         {"group": each.table["group"], "class": each.table["label"], "right": each.predicted == each.labels}
@@ -92,7 +93,10 @@ def per_group(evaluation: Evaluation) -> pd.DataFrame:
         tiles=("right", "size"),
         accuracy=("right", "mean"),
     )
-    return found.reset_index().sort_values(["accuracy", "tiles"], ascending=[True, False], ignore_index=True)
+    found = found.reset_index().sort_values(["accuracy", "tiles"], ascending=[True, False], ignore_index=True)
+    pairs = zip(found["accuracy"], found["tiles"], strict=True)
+    accuracy = [scores.Interval(share, *scores.wilson(share, tiles), math.nan) for share, tiles in pairs]
+    return found.assign(accuracy=pd.Series(accuracy, dtype=object))
 
 
 def calibration(evaluations: Sequence[Evaluation]) -> pd.DataFrame:

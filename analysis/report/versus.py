@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from analysis.compare import SetComparison
+from analysis.comparison import LEAST
 from analysis.out import made
 from analysis.report import cells
 from analysis.scores import Interval
@@ -53,10 +57,17 @@ def _tests(each: SetComparison, names: tuple[str, str]) -> list[str]:
     if each.discordance is None:
         return ["tests that take tiles for independent (McNemar, DeLong) are left out: they are of known slides"]
     found = each.discordance
+    areas = each.classes[each.classes["score"] == "AUC"]
     return [
         f"right by {names[0]} alone {found.only_first:,}, by {names[1]} alone {found.only_second:,}: McNemar's exact "
-        f"p = {found.p_value:.2g}, if tiles are independent, which tiles of one slide are not"
+        f"p = {found.p_value:.2g}, if tiles are independent, which tiles of one slide are not",
+        f"AUC by class, DeLong's p, if tiles are independent ({cells.ABSENT}: of fewer than {LEAST} tiles, or no "
+        "variance): " + ", ".join(f"{row['class']} {_p(row['DeLong p'])}" for row in areas.to_dict("records")),
     ]
+
+
+def _p(value: float) -> str:
+    return cells.ABSENT if math.isnan(value) else f"{value:.2g}"
 
 
 def _tiles(each: SetComparison, names: tuple[str, str]) -> list[str]:
@@ -80,3 +91,6 @@ def write(comparisons: Sequence[SetComparison], out: Path) -> None:
         for each in comparisons:
             for name in ("scores", "classes", "disagreements"):
                 cells.write(getattr(each, name), out / f"{each.split}-{name}")
+            if each.discordance:
+                tests = pd.DataFrame([{"test": "McNemar, if tiles are independent"} | asdict(each.discordance)])
+                cells.write(tests, out / f"{each.split}-tests")

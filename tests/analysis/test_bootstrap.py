@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sklearn import metrics
 
 from analysis import bootstrap
 from analysis.bootstrap import estimates, interval
-from analysis.resampling import Confidence, Counts, Ranks, Temperature
+from analysis.resampling import BINS, Confidence, Counts, Ranks, Temperature
 from trainer.temperature import softmax
 
 CLASSES = 3
@@ -70,15 +71,47 @@ def test_the_same_tiles_have_the_same_interval_however_many_threads(monkeypatch:
     assert every(labels, probabilities) == first
 
 
-def test_few_units_have_the_quantiles_that_students_interval_has() -> None:
-    """Of resampled means of normal draws the interval is Student's."""
+@pytest.mark.parametrize(("units", "alike"), [(3, 0.0), (5, 0.05), (8, 0.0), (8, 0.05)])
+def test_intervals_of_few_slides_cover_the_truth(units: int, alike: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the tiles of a slide are right or wrong together."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap, "threadpool_limits", lambda _: nullcontext())  # which takes most of the time
+    rng, recalls, draws = np.random.default_rng(8), np.array([0.9, 0.8, 0.97]), 400
+    expected = np.diag(recalls)
+    expected[range(CLASSES), [1, 2, 0]] = 1 - recalls
+    f1 = 2 * recalls / (1 + expected.sum(axis=0))
+    truth = {"accuracy": recalls.mean(), "balanced_accuracy": recalls.mean(), "macro_f1": f1.mean()}
+    labels, groups = np.tile(np.arange(CLASSES), units * 12), np.repeat(np.arange(units), 36)
+    covered = dict.fromkeys(truth, 0)
+    for _ in range(draws):
+        skill = np.tile(recalls, (units, 1))
+        if alike:
+            skill = rng.beta(recalls * (1 / alike - 1), (1 - recalls) * (1 / alike - 1), size=skill.shape)
+        predicted = np.where(rng.random(len(labels)) < skill[groups, labels], labels, (labels + 1) % CLASSES)
+        found = estimates([Counts(labels, predicted, CLASSES)], labels, predicted, groups, CLASSES).overall
+        for name, value in truth.items():
+            covered[name] += found[name].low <= value <= found[name].high
+    assert min(covered.values()) / draws >= 0.92, covered
+
+
+def test_the_interval_of_few_units_is_students() -> None:
+    """Of resampled means; and it goes over into that of many."""
     rng = np.random.default_rng(0)
-    for units in (6, 12, 60):
+    for units, within in ((2, 0.01), (6, 0.01), (19, 0.01), (20, 0.04), (60, 0.04)):
         values = rng.normal(size=units)
         means = rng.choice(values, size=(200_000, units)).mean(axis=1)
-        found = bootstrap.percentiles(float(values.mean()), means, units)
-        half = stats.t.ppf(0.975, units - 1) * values.std(ddof=1) / units**0.5
-        assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.12)
+        found = bootstrap.resampled_interval(float(values.mean()), means, units)
+        low, high = stats.t.interval(0.95, units - 1, values.mean(), stats.sem(values))
+        assert (found.low, found.high) == pytest.approx((low, high), abs=within * (high - low)), units
+
+
+def test_an_interval_of_few_units_ends_where_the_score_does() -> None:
+    means = np.random.default_rng(0).choice([0.7, 0.9, 1.0], size=(2000, 3)).mean(axis=1)
+    assert bootstrap.interval("recall", 0.87, means, 3, 3).high == 1
+    assert bootstrap.interval("mcc", -0.87, -means, 3, 3).low == -1
+    assert bootstrap.interval("log_loss", 0.1, means - 0.77, 3, 3).low == 0
+    assert bootstrap.interval("log_loss", 0.87, means, 3, 3).high > 1
+    assert bootstrap.interval("temperature", 0.4, means, 3, 3).low == 0.05, "the end of the search for it"
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +137,61 @@ def test_all_right_is_wilsons_interval_and_not_a_point() -> None:
     assert found.by_class["specificity"][0].low == pytest.approx(low)
     low, _ = stats.binomtest(5, 5).proportion_ci(method="wilson")
     assert every(labels, sure, groups).overall["accuracy"].low == pytest.approx(low), "five slides, not thirty tiles"
+
+
+def test_all_wrong_is_wilsons_interval_of_shares_alone() -> None:
+    labels = np.arange(30) % CLASSES
+    found = every(labels, softmax(20 * np.eye(CLASSES)[(labels + 1) % CLASSES]))
+    low, high = stats.binomtest(0, 30).proportion_ci(method="wilson")
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"):
+        assert (found.overall[name].low, found.overall[name].high) == pytest.approx((low, high)), name
+    low, high = stats.binomtest(0, 10).proportion_ci(method="wilson")
+    assert (found.by_class["recall"][0].low, found.by_class["recall"][0].high) == pytest.approx((low, high))
+    for name in ("log_loss", "brier"):
+        assert math.isnan(found.overall[name].low), name
+    opposed = every(np.arange(30) % 2, softmax(20 * np.eye(CLASSES)[(np.arange(30) + 1) % 2]))
+    assert opposed.overall["mcc"].value == -1
+    assert math.isnan(opposed.overall["mcc"].low)
+
+
+def test_what_differs_in_no_resample_but_is_no_share_has_no_interval() -> None:
+    """Scores that are the same for every tile: nothing is known of how they vary."""
+    labels = np.arange(60) % CLASSES
+    found = every(labels, np.full((60, CLASSES), 1 / CLASSES))
+    for name, value in (("macro_auc", 1 / 2), ("kappa", 0), ("balanced_accuracy", 1 / CLASSES)):
+        assert found.overall[name].value == pytest.approx(value)
+        assert math.isnan(found.overall[name].low), name
+    assert not math.isnan(found.overall["accuracy"].low)
+
+
+@pytest.mark.parametrize("units", [None, 4])
+@pytest.mark.parametrize("sharpness", [1.0, 2.0])
+def test_calibration_errors_cover_that_of_a_known_model(
+    units: int | None, sharpness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes are drawn from probabilities of which the model says the logits so much sharper: of 1, it is calibrated.
+    Percentiles of the resamples never hold the 0 of that one."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 200)
+    monkeypatch.setattr(bootstrap, "threadpool_limits", lambda _: nullcontext())
+    rng, covered = np.random.default_rng(4), 0
+
+    def drawn(tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        logits = rng.normal(0, 2, (tiles, CLASSES))
+        true = softmax(logits)
+        labels = np.minimum((rng.random((tiles, 1)) > true.cumsum(axis=1)).sum(axis=1), CLASSES - 1)
+        return labels, softmax(sharpness * logits), true
+
+    _, said, true = drawn(400_000)
+    confidence, right = said.max(axis=1), true[np.arange(len(true)), said.argmax(axis=1)]
+    bins = np.bincount(np.ceil(confidence * BINS).astype(int), confidence - right)
+    truth = float(np.abs(bins).sum()) / len(true) if sharpness != 1 else 0.0
+    groups = None if units is None else np.arange(300) % units
+    for _ in range(200):
+        labels, said, _ = drawn(300)
+        found = estimates([Confidence(labels, said)], labels, labels, groups, CLASSES).overall["ece"]
+        assert found.low <= found.value <= found.high
+        covered += found.low <= truth <= found.high
+    assert covered >= 0.92 * 200
 
 
 def test_one_slide_tells_nothing_of_others() -> None:
@@ -133,7 +221,8 @@ def test_rules_of_a_single_interval() -> None:
     assert (found.low, found.high) == pytest.approx((0.105, 0.295), abs=1e-6)
     assert math.isnan(interval("recall", 0.2, np.append(some, np.nan), 10, 100_000).low), "lost in more than 5 %"
     assert math.isnan(interval("recall", math.nan, some, 10, 10).low)
-    assert math.isnan(interval("log_loss", 0.2, np.full(100, 0.2), 10, 10).low), "no draws, so not Wilson's"
+    assert math.isnan(interval("log_loss", 0.2, np.full(100, 0.2), 10, 10).low), "no share, so not Wilson's"
+    assert math.isnan(interval("recall", 0.2, np.full(100, 0.2), 10, 10).low), "some are wrong, so not Wilson's"
 
 
 def test_the_temperature_has_an_interval() -> None:

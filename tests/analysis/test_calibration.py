@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,8 @@ from scipy import stats
 from sklearn.calibration import calibration_curve
 
 from analysis.calibration import at_temperature, reliability, selective_accuracy
+from analysis.collect import Predictions
+from analysis.evaluation import Evaluation
 from analysis.resampling import BINS
 from trainer.temperature import softmax
 
@@ -49,3 +52,17 @@ def test_selective_accuracy_is_that_above_each_threshold(tiles: int, seed: int, 
     np.testing.assert_allclose(found.coverage, [(confidence >= each).mean() for each in thresholds])
     np.testing.assert_allclose(found.accuracy, [right[confidence >= each].mean() for each in thresholds])
     assert found.coverage[-1] == 1
+
+
+def test_the_table_of_coverage_is_of_the_most_certain_and_counts_tiles() -> None:
+    labels, probabilities = made(300, 3)
+    table = pd.DataFrame({"group": [None] * 300})
+    found = Evaluation(Predictions("val", "", table, labels, probabilities, {}), ("a", "b", "c"), None).selective
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    row = found.set_index("coverage").loc[0.8]
+    told = np.argsort(-confidence)[:240]
+    assert (row["tiles"], row["confidence from"]) == (240, confidence[told].min())
+    assert row["accuracy"].value == pytest.approx(right[told].mean())
+    expected = stats.binomtest(int(right[told].sum()), 240).proportion_ci(method="wilson")
+    assert (row["accuracy"].low, row["accuracy"].high) == pytest.approx((expected.low, expected.high), abs=0.015)
+    assert found["tiles"].iloc[-1] == 300

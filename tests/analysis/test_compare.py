@@ -59,7 +59,9 @@ def test_differences_are_of_the_same_tiles(run: RunDir, other: RunDir) -> None:
     assert "DeLong p" not in found.classes
 
 
-def test_tests_that_need_independent_tiles_are_made_where_no_slides_are_known(run: RunDir, other: RunDir) -> None:
+def test_tests_that_need_independent_tiles_are_made_where_no_slides_are_known(
+    run: RunDir, other: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for each in (run, other):
         index = pq.read_table(each.predictions_file("elsewhere")).to_pandas().assign(group=None)
         write_predictions(each.predictions_file("elsewhere"), index, np.stack(index["logits"]), CLASSES)
@@ -68,7 +70,16 @@ def test_tests_that_need_independent_tiles_are_made_where_no_slides_are_known(ru
     right = [each["said"] == each["label"] for each in (one, two.reindex(one.index))]
     assert found.discordance is not None
     assert found.discordance.only_first == int((right[0] & ~right[1]).sum())
-    assert found.classes.set_index(["class", "score"]).loc[("TUM", "AUC"), "DeLong p"] > 0
+    assert np.isnan(found.classes.set_index(["class", "score"]).loc[("TUM", "AUC"), "DeLong p"]), (
+        "four tiles are too few"
+    )
+    assert main(["compare", str(run.path), str(other.path), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "McNemar's exact p =" in printed
+    assert "AUC by class, DeLong's p, if tiles are independent" in printed
+    assert "TUM —" in printed
+    written = pd.read_csv(tmp_path / "out" / "elsewhere-tests.csv", encoding="utf-8-sig")
+    assert written["only_first"].tolist() == [found.discordance.only_first]
 
 
 def test_files_of_predictions_are_compared_by_their_tiles(run: RunDir, other: RunDir, tmp_path: Path) -> None:

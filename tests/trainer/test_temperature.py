@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import softmax as scipy_softmax
 
-from trainer.temperature import LEAST, MOST, fit_temperature, softmax
+from trainer.temperature import fit_temperature, softmax
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
@@ -29,10 +29,10 @@ def test_it_is_what_a_library_minimiser_finds(sharpness: float) -> None:
     assert fit_temperature(logits, labels) == pytest.approx(scale.exp().item(), rel=1e-5)
 
 
-def test_bounds_where_there_is_no_best_one() -> None:
+def test_nothing_changes_where_there_is_no_best_one() -> None:
     logits, right = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0])
-    assert fit_temperature(logits, right) == pytest.approx(LEAST)
-    assert fit_temperature(logits, (right + 1) % 3) == pytest.approx(MOST)
+    assert fit_temperature(logits, right) == 1
+    assert fit_temperature(logits, (right + 1) % 3) == 1
     assert math.isnan(fit_temperature(np.empty((0, 3)), np.empty(0, np.int64)))
 
 

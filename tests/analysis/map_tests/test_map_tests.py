@@ -130,7 +130,7 @@ def test_claims_are_judged(tested: MapTests) -> None:
     assert lym.startswith("12 tiles of 6 groups. Nuclei: rank correlation 0.9")
     assert "; above every null. That heat falls on nuclei is borne out on these tiles." in lym
     assert "by bootstrap over groups" in tested.notes[1]
-    assert "fewest has 5 groups; under 20" in tested.notes[2]
+    assert "fewest has 5 groups: its intervals are wide" in tested.notes[2]
 
 
 def test_each_claim_has_one_verdict_and_its_best_null(tested: MapTests) -> None:
@@ -193,8 +193,7 @@ def test_the_same_tiles_give_the_same_numbers(made: Made) -> None:
     assert first.tiles["class"].value_counts().to_dict() == {"LYM": 2, "STR": 2, "TUM": 2, "MUS": 0}
     pd.testing.assert_frame_equal(first.associations, second.associations)
     assert first.sentences == second.sentences
-    assert np.isnan(row(first, "LYM", NUCLEI_RHO, OWN)["low"])
-    assert "is left open: fewer than 5 independent units" in first.sentences["LYM"]
+    assert row(first, "LYM", NUCLEI_RHO, OWN)["units"] == 2
 
 
 def test_deletion_and_insertion_are_by_class_and_leave_out_empty_maps(made: Made) -> None:
@@ -236,13 +235,18 @@ def test_without_groups_intervals_are_over_tiles(made: Made) -> None:
     assert found.areas.empty
 
 
-def test_over_few_groups_intervals_are_over_their_tiles(made: Made) -> None:
+def test_over_few_groups_intervals_are_wider_than_over_their_tiles(made: Made) -> None:
     table = made.predictions.table.assign(group=[f"slide-{row % 4}" for row in range(len(LABELS))])
-    found = map_tests(made.run, replace(made.predictions, table=table), made.model, AUGMENT, most=5, perturbed=0)
-    assert not found.by_group
-    assert re.match(r"5 tiles of \d groups", found.sentences["LYM"])
-    assert row(found, "LYM", NUCLEI_RHO, OWN)["units"] == 5
-    assert "too few to draw from" in found.notes[2]
+    few, none = (
+        map_tests(made.run, replace(made.predictions, table=each), made.model, AUGMENT, most=5, perturbed=0)
+        for each in (table, table.assign(group=None))
+    )
+    assert few.by_group
+    assert re.match(r"5 tiles of \d groups", few.sentences["LYM"])
+    own, over_tiles = (row(each, "LYM", NUCLEI_RHO, OWN) for each in (few, none))
+    assert (own["units"] <= 4, over_tiles["units"]) == (True, 5)
+    assert own["high"] - own["low"] > over_tiles["high"] - over_tiles["low"]
+    assert "its intervals are wide, and rest on few" in few.notes[2]
 
 
 def test_associations_are_drawn_with_a_row_for_each_class(tested: MapTests, tmp_path: Path) -> None:
