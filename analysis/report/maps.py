@@ -56,6 +56,11 @@ class Maps:
     """What a cell of a map covers."""
     rows: list[tuple[Panel, dict[str, list[Shown]]]]
 
+    @property
+    def shows_some(self) -> bool:
+        """Whether there are tiles that the page has no room for."""
+        return any(len(panel.cases) > sum(map(len, choices.values())) for panel, choices in self.rows)
+
 
 @dataclass(frozen=True)
 class ChosenTile:
@@ -114,7 +119,7 @@ def draw_maps(writer: Writer, predictions: Predictions, explainer: Explainer, ki
     rows, sheet = [], []
     for panel in panels.classes:
         drawn = [(case, *_draw(case, panels, panel.highest, writer.room.edge)) for case in panel.cases]
-        shown = [Shown(case, webp_uri(tile), webp_uri(heat)) for case, tile, heat in drawn]
+        shown = [Shown(case, webp_uri(tile), webp_uri(heat)) for case, tile, heat in drawn[: writer.room.tiles]]
         rows.append((panel, {choice: [one for one in shown if one.case.choice == choice] for choice in panel.choices}))
         cases = [(tile, heat, _caption(case, writer.codes)) for case, tile, heat in drawn]
         sheet.append((writer.codes[panel.label], cases, panel.highest))

@@ -110,7 +110,7 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
     cells.write(summary.headline, out / "headline")
     for number, (_, table) in enumerate(summary.seeds, start=1):
         cells.write(table, out / f"seeds-{number}")
-    audits, room = Audits(), Room(_edge(models))
+    audits, room = Audits(), _room(models)
     searched = search_section(search, out, room) if search else None
     sections = [model_section(each, number, out, room, asked, audits) for number, each in enumerate(evaluated, start=1)]
     warnings = list(_warnings(sections))
@@ -200,11 +200,12 @@ def _of_the_audit(audit: Audit | str) -> list[str]:
     return [finding.text for finding in found]
 
 
-def _edge(models: Sequence[Model]) -> int:
-    """Side in pixels at which every tile and overlay of the page fits in `PICTURE_BYTES`."""
-    cases = sum(TILES * len(run.classes) * len(run.predictions) for run in models)
-    fits = math.isqrt(int(PICTURE_BYTES / (2 * BYTES_PER_PIXEL * max(1, cases))))
-    return min(max(fits, EDGES[0]), EDGES[1])
+def _room(models: Sequence[Model]) -> Room:
+    """As many tiles of a class, and then as large, as fit on the page in `PICTURE_BYTES`."""
+    panels = max(1, sum(len(model.classes) * len(model.predictions) for model in models))
+    pixels = PICTURE_BYTES / (2 * BYTES_PER_PIXEL * panels)
+    tiles = min(max(int(pixels / EDGES[0] ** 2), 1), TILES)
+    return Room(tiles, min(max(math.isqrt(int(pixels / tiles)), EDGES[0]), EDGES[1]))
 
 
 def _render(

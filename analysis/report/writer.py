@@ -30,6 +30,8 @@ class Picture:
 class Room:
     """How much of a page there is for pictures."""
 
+    tiles: int
+    """How many of a class are shown in a set, with their maps; beside the page are all."""
     edge: int
     """Side of a tile, px."""
     outlines: int = 2_000_000

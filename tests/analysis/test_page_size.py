@@ -23,7 +23,7 @@ MOST_BYTES = 5_000_000
 
 
 def test_figures_beyond_the_room_are_pixels_on_the_page_and_both_beside_it(tmp_path: Path) -> None:
-    room = Room(64, 100_000)
+    room = Room(6, 64, 100_000)
     folder, matrix = Folder(tmp_path, room), np.array([[5, 1], [0, 7]])
     drawn = [
         folder.picture(figures.confusion(matrix, ["A", "B"], "a matrix"), str(number), "a matrix")
@@ -40,10 +40,11 @@ def test_figures_beyond_the_room_are_pixels_on_the_page_and_both_beside_it(tmp_p
 
 
 def drawn_run(path: Path, classes: int, stores: list[Path]) -> RunDir:
-    """A run with maps, of a store and external ones whose tiles are noise, which no picture format makes small."""
+    """A run with maps, of a store and external ones whose tiles are as rough as tissue, which is smaller than noise."""
     names = [f"C{number:02d}" for number in range(classes)]
     labels = names * 6
-    tiles = np.random.default_rng(0).integers(0, 256, (len(labels), 64, 64, 3), dtype=np.uint8)
+    rough = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
+    tiles = rough.repeat(2, axis=1).repeat(2, axis=2)
     indices = [write_store(store, labels, tiles) for store in stores]
     split = ["val"] * len(labels)
     external = {store.name: store for store in stores[1:]}
@@ -68,3 +69,4 @@ def test_many_runs_classes_and_sets_fit_on_a_page(tmp_path: Path, runs: int, cla
         RunDir(paths[-1]).identity_file.write_text(json.dumps(identity))
     report = write_report(collect(paths), tmp_path / "out")
     assert report.page.stat().st_size < MOST_BYTES
+    assert ("not every tile is here" in report.page.read_text()) == (classes * sets > 100)
