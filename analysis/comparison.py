@@ -107,12 +107,10 @@ def delong(positive: np.ndarray, first: Floats, second: Floats) -> AreaTest:
         return AreaTest(math.nan, math.nan, math.nan, math.nan)
     of_positives, of_negatives = zip(*(_placements(positive, score) for score in (first, second)), strict=True)
     areas = [float(placements.mean()) for placements in of_positives]
-    variance = 0.0
     if min(positives, negatives) < LEAST:
         return AreaTest(areas[0], areas[1], math.nan, math.nan)
-    for placements, count in ((of_positives, positives), (of_negatives, negatives)):
-        variance += float(np.var(placements[1] - placements[0], ddof=1)) / count
-    error = math.sqrt(variance)
+    sides = ((of_positives, positives), (of_negatives, negatives))
+    error = math.sqrt(sum(float(np.var(other - one, ddof=1)) / count for (one, other), count in sides))
     p_value = 2 * float(stats.norm.sf(abs(areas[1] - areas[0]) / error)) if error else math.nan
     return AreaTest(areas[0], areas[1], error, p_value)
 

@@ -37,11 +37,11 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
         labels: (N,) class indices.
 
     Returns:
-        T; NaN of no tiles; exactly 1, which changes nothing, where no T within is best: tiles that are all told right,
+        T; exactly 1, which changes nothing, of no tiles, and where no T within is best: tiles that are all told right,
         or all wrong, ask for more and more confidence, or for less and less.
     """
     if not len(labels):
-        return math.nan
+        return 1.0
     values = logits.astype(np.float64)
     values -= values.max(axis=1, keepdims=True)
     true = values[np.arange(len(values)), labels].mean()
