@@ -27,7 +27,7 @@ class Evaluated:
 def evaluate(model: Model) -> Evaluated:
     """Scores every set of a model."""
     temperature = _temperature(model)
-    return Evaluated(model, tuple(Evaluation(each, model.classes, temperature) for each in model.predictions))
+    return Evaluated(model, tuple(Evaluation(each, temperature) for each in model.predictions))
 
 
 def _temperature(model: Model) -> float | None:

@@ -44,7 +44,7 @@ def compare(models: Sequence[Model]) -> list[SetComparison]:
     """
     first, second = models
     found = [
-        _compare((first.name, second.name), one, Evaluation(aligned, one.classes, None))
+        _compare((first.name, second.name), one, Evaluation(aligned, None))
         for one in evaluate(first).evaluations
         if (aligned := same_set(one.predictions, second))
     ]
@@ -70,7 +70,7 @@ def _compare(names: tuple[str, str], one: Evaluation, other: Evaluation) -> SetC
         scores=pd.DataFrame([_row(names, name, one, other, found[name]) for name in NAMES]),
         classes=_classes(names, one, other, found),
         discordance=mcnemar(*right) if one.groups is None else None,
-        disagreements=_disagreements(names, each, other.predictions, one.classes),
+        disagreements=_disagreements(names, each, other.predictions),
     )
 
 
@@ -85,7 +85,7 @@ def _classes(
     names: tuple[str, str], one: Evaluation, other: Evaluation, found: dict[str, Interval | list[Interval]]
 ) -> pd.DataFrame:
     rows = []
-    for index, label in enumerate(one.classes):
+    for index, label in enumerate(one.predictions.classes):
         for name, title in CLASS_NAMES.items():
             of_class = found[name]
             assert isinstance(of_class, list)
@@ -102,15 +102,13 @@ def _delong(one: Evaluation, other: Evaluation, index: int) -> float:
     return delong(one.predictions.labels == index, *scores).p_value
 
 
-def _disagreements(
-    names: tuple[str, str], one: Predictions, other: Predictions, classes: tuple[str, ...]
-) -> pd.DataFrame:
+def _disagreements(names: tuple[str, str], one: Predictions, other: Predictions) -> pd.DataFrame:
     differ = np.flatnonzero(one.predicted != other.predicted)
     frame = one.table.iloc[differ][["tile_id", "path", "group", "label"]].reset_index(drop=True)
     worst = np.zeros(len(differ))
     for name, each in zip(names, (one, other), strict=True):
         said, certain = each.predicted[differ], each.probabilities[differ].max(axis=1)
-        frame[name] = [classes[index] for index in said]
+        frame[name] = [each.classes[index] for index in said]
         frame[f"{name} probability"] = certain
         worst = np.maximum(worst, np.where(said != one.labels[differ], certain, 0.0))
     return frame.iloc[np.argsort(-worst, kind="stable")].reset_index(drop=True)

@@ -53,7 +53,6 @@ class Evaluation:
     """One set of predictions, scored."""
 
     predictions: Predictions
-    classes: tuple[str, ...]
     temperature: float | None
     """Fitted on validation; None where there is none."""
 
@@ -71,7 +70,7 @@ class Evaluation:
     def scorings(self) -> list[Scoring]:
         """What is scored, for resamples that others share."""
         labels, probabilities = self.predictions.labels, self.predictions.probabilities
-        counts = Counts(labels, self.predictions.predicted, len(self.classes))
+        counts = Counts(labels, self.predictions.predicted, len(self.predictions.classes))
         return [counts, Ranks(labels, probabilities), Confidence(labels, probabilities)]
 
     @cached_property
@@ -124,7 +123,7 @@ class Evaluation:
 
     def _estimates(self, scorings: Sequence[Scoring]) -> Estimates:
         each = self.predictions
-        return estimates(scorings, each.labels, each.predicted, self.groups, len(self.classes))
+        return estimates(scorings, each.labels, each.predicted, self.groups, len(self.predictions.classes))
 
 
 def interval_rule(evaluations: Sequence[Evaluation]) -> str:

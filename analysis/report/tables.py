@@ -74,11 +74,11 @@ def per_class(evaluation: Evaluation, names: Mapping[str, Mapping[str, str]]) ->
 
     `names` are the classes' long ones, where they were given.
     """
-    tiles = np.bincount(evaluation.predictions.labels, minlength=len(evaluation.classes))
+    tiles = np.bincount(evaluation.predictions.labels, minlength=len(evaluation.predictions.classes))
     every = evaluation.scores.by_class
     scores_ = {CLASS_NAMES[name]: every[name] for name in CLASS_NAMES}
-    long = _long_names(evaluation.classes, names)
-    return pd.DataFrame({"class": evaluation.classes, **long, "tiles": tiles, **scores_})
+    long = _long_names(evaluation.predictions.classes, names)
+    return pd.DataFrame({"class": evaluation.predictions.classes, **long, "tiles": tiles, **scores_})
 
 
 def per_group(evaluation: Evaluation) -> pd.DataFrame:

@@ -57,7 +57,7 @@ def test_selective_accuracy_is_that_above_each_threshold(tiles: int, seed: int, 
 def test_the_table_of_coverage_is_of_the_most_certain_and_counts_tiles() -> None:
     labels, probabilities = made(300, 3)
     table = pd.DataFrame({"group": [None] * 300})
-    found = Evaluation(Predictions("val", "", table, labels, probabilities, {}), ("a", "b", "c"), None).selective
+    found = Evaluation(Predictions("val", "", table, labels, probabilities, {}, ("a", "b", "c")), None).selective
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     row = found.set_index("coverage").loc[0.8]
     told = np.argsort(-confidence)[:240]
