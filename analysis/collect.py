@@ -21,7 +21,8 @@ from analysis.scores import Floats, Indices
 from trainer.errors import RunError, UsageError
 from trainer.rundir import RunDir, read_json, read_json_lines
 from trainer.temperature import softmax
-from trainer.tiles.store import META, Meta, TileStore
+from trainer.tiles.meta import META, Meta
+from trainer.tiles.store import TileStore
 
 COLUMNS = ("tile_id", "path", "group", "label", "logits")
 

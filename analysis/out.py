@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.errors import UsageError
 from trainer.rundir import RunDir, SearchDir
-from trainer.tiles.store import META
+from trainer.tiles.meta import META
 
 
 def refuse_foreign(out: Path) -> None:

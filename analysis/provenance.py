@@ -12,7 +12,8 @@ from analysis.collect import Run
 from analysis.evaluation import Evaluation, interval_rule
 from trainer.config import AugmentSection, Config, load_config
 from trainer.errors import UsageError
-from trainer.tiles.store import REJECTED, Meta, TileStore
+from trainer.tiles.meta import REJECTED, Meta
+from trainer.tiles.store import TileStore
 from trainer.wording import counted, joined
 
 STAGES = (

@@ -12,10 +12,11 @@ import pandas as pd
 
 from trainer.errors import Problems, UsageError
 from trainer.tiles.fill import likely_size
+from trainer.tiles.meta import META
 from trainer.tiles.pack import PackOptions, pack
 from trainer.tiles.scan import scan
 from trainer.tiles.stain import FAR, Difference, differences, measure, sample
-from trainer.tiles.store import META, TileStore
+from trainer.tiles.store import TileStore
 from trainer.trained import TrainedRun
 from trainer.wording import counted, joined
 

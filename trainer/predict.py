@@ -43,9 +43,10 @@ from trainer.rundir import Json, PartsDir, append_json_line, now, read_json, wri
 from trainer.scale import Machine, Scale, resolve, this_machine
 from trainer.stop import StopSignals
 from trainer.temperature import softmax
+from trainer.tiles.meta import REJECTED
 from trainer.tiles.nonorm import as_twin
 from trainer.tiles.stain import Difference
-from trainer.tiles.store import REJECTED, TileStore
+from trainer.tiles.store import TileStore
 from trainer.trained import TrainedRun, open_trained
 from trainer.wording import counted, joined
 from trainer.worker import Report

@@ -11,7 +11,7 @@ from trainer.checkpoint import MANIFEST, Checkpoint, best_checkpoint
 from trainer.config import Config, load_config
 from trainer.errors import RunError, UsageError
 from trainer.rundir import Json, RunDir, SearchDir, read_json
-from trainer.tiles.store import Meta
+from trainer.tiles.meta import Meta
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from analysis.collect import Run, read_run
 from analysis.kinds import EXTERNAL, KINDS, UNLABELLED
 from trainer.config import DataSection, load_config
 from trainer.errors import Problems, UsageError
+from trainer.tiles.meta import Meta
 from trainer.tiles.nonorm import is_unnormalised, names_of, refuse_twin
 from trainer.tiles.split import SPLITS, split_tiles
-from trainer.tiles.store import SCHEMA, Meta, TileStore
+from trainer.tiles.store import SCHEMA, TileStore
 from trainer.wording import counted, joined
 
 TRAIN, VAL, TEST = SPLITS

@@ -16,6 +16,7 @@ import torch
 from trainer.checkpoint import commit, store_base
 from trainer.model import build
 from trainer.rundir import RunDir
+from trainer.tiles import meta
 from trainer.tiles import store as tile_store
 from trainer.weights import load_base
 
@@ -48,8 +49,8 @@ def write_store(
     )
     classes = tuple(sorted(set(labels)))
     tile_store.write_index(index, path)
-    tile_store.Meta(
-        format_version=tile_store.FORMAT_VERSION,
+    meta.Meta(
+        format_version=meta.FORMAT_VERSION,
         classes=list(classes),
         tile_size=[height, width],
         mpp=0.5,
@@ -92,9 +93,9 @@ def write_run(
     run.attempts_dir.mkdir(parents=True)
     stores = {"tiles": store, **external}
     facts = {
-        name: {"path": str(place), "fingerprint": meta.fingerprint, "tiles": meta.tiles}
+        name: {"path": str(place), "fingerprint": kept.fingerprint, "tiles": kept.tiles}
         for name, place in stores.items()
-        for meta in [tile_store.Meta.read(place)]
+        for kept in [meta.Meta.read(place)]
     }
     identity = {
         "run": path.name,

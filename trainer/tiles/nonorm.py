@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from trainer.errors import UsageError
-from trainer.tiles.store import Meta
+from trainer.tiles.meta import Meta
 
 _UNNORMALISED = re.compile(r"(?<![a-z])(no[-_. ]?norm|(un|non[-_. ]?|not[-_. ]?)normali[sz]ed)(?![a-z])", re.IGNORECASE)
 _ENDING = re.compile(r"\.(zip|csv|parquet)$", re.IGNORECASE)

@@ -24,17 +24,9 @@ from trainer.tiles.admit import Admitted, admit, kinds, some, without_tiles, wri
 from trainer.tiles.atomic import new_directory
 from trainer.tiles.contents import content_digest, read_content_digest
 from trainer.tiles.fill import CHUNK, close_gaps, fill
+from trainer.tiles.meta import FORMAT_VERSION, REJECTED, TILES, Meta
 from trainer.tiles.scan import Labels, Scan, scan
-from trainer.tiles.store import (
-    FORMAT_VERSION,
-    REJECTED,
-    SCHEMA,
-    TILES,
-    Meta,
-    TileStore,
-    fingerprint,
-    write_index,
-)
+from trainer.tiles.store import SCHEMA, TileStore, fingerprint, write_index
 from trainer.wording import counted, joined
 
 _SIZES = range(8, 4097)

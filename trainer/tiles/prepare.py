@@ -11,8 +11,9 @@ from typing import NoReturn
 import pandas as pd
 
 from trainer.progress import say
+from trainer.tiles.meta import META, REJECTED, Meta
 from trainer.tiles.pack import PackOptions, PackSummary, none_taken, pack
-from trainer.tiles.store import META, REJECTED, Meta, TileStore, verify
+from trainer.tiles.store import TileStore, verify
 from trainer.wording import counted, joined
 
 UNLABELLED = "(class unknown)"

@@ -5,9 +5,8 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +17,8 @@ import pyarrow.parquet as pq
 from trainer.errors import RunError, UsageError
 from trainer.progress import track
 from trainer.tiles.convert import HEADER_BYTES, tile_id
+from trainer.tiles.meta import FORMAT_VERSION, INDEX, META, TILES, Meta, checksums, damaged, read_account
 from trainer.wording import counted, joined
-
-FORMAT_VERSION = 1
-TILES, INDEX, META, REJECTED = "tiles.npy", "index.parquet", "store.json", "rejected.csv"
 
 _TEXT, _COUNT = pa.string(), pa.int64()
 SCHEMA = pa.schema(
@@ -43,77 +40,6 @@ SCHEMA = pa.schema(
 )
 _BLOCK = 64  # tiles that a thread verifies at a time
 _IDENTITY = ["tile_id", "path", "label", "group", "split"]
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What store.json says. `counts`: tiles by class; `rejected`: files by kind of reason.
-
-    What has a default is not in stores that were packed before it was thought of.
-    """
-
-    format_version: int
-    classes: list[str]
-    tile_size: list[int]  # height, width
-    mpp: float | None  # microns per pixel of the stored tiles
-    tiles: int
-    counts: dict[str, int]
-    duplicates: int
-    rejected: dict[str, int]
-    fingerprint: str
-    made: dict[str, Any]  # the source and the options it was made from, when, and by which versions
-    without_tiles: dict[str, int] = field(default_factory=dict)  # classes that gave no tile: the files they offered
-    ignored: list[str] = field(default_factory=list)  # columns of the manifest that nothing was done with
-    sha256: dict[str, str | None] = field(default_factory=dict)  # of the other small files, and of all else in this one
-
-    def sealed(self, directory: Path) -> "Meta":
-        """The same with the sha256 of this account and of the small files that lie in `directory`."""
-        return replace(self, sha256=_checksums(asdict(self), directory))
-
-    def write(self, directory: Path) -> None:
-        """Write store.json."""
-        (directory / META).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> "Meta":
-        """Read store.json of the store at `path`; UsageError if there is none that this version reads."""
-        found = _read_meta(path)
-        version = found.get("format_version") if isinstance(found, dict) else None
-        if version != FORMAT_VERSION:
-            raise UsageError(
-                f"{path} has store format {version}, and this version reads format {FORMAT_VERSION}: pack it again"
-            )
-        try:
-            return cls(**found)
-        except TypeError as error:
-            raise _damaged(path, f"{META} is not as it was written ({error})") from None
-
-
-def _read_meta(path: Path) -> Any:
-    try:
-        return json.loads((path / META).read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            f"{path} is no tile store: it has no {META}; make one with `python -m trainer prepare SOURCE {path}`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _damaged(path, f"{META} cannot be read ({error})") from None
-
-
-def _checksums(account: dict[str, Any], directory: Path) -> dict[str, str | None]:
-    """The sha256 of each small file, null for one that cannot be read; of store.json that of its content less these."""
-    own = json.dumps({key: value for key, value in account.items() if key != "sha256"}, sort_keys=True)
-    return {
-        META: hashlib.sha256(own.encode()).hexdigest(),
-        **{name: _sha256(directory / name) for name in (INDEX, REJECTED)},
-    }
-
-
-def _sha256(file: Path) -> str | None:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +72,10 @@ class TileStore:
         tiles = _map_tiles(path, (meta.tiles, height, width, 3))
         index = _read_index(path)
         if len(index) != meta.tiles:
-            raise _damaged(path, f"{INDEX} has {counted(len(index), 'row')} for {counted(meta.tiles, 'tile')}")
+            raise damaged(path, f"{INDEX} has {counted(len(index), 'row')} for {counted(meta.tiles, 'tile')}")
         unknown = sorted(set(index["label"].dropna()).difference(meta.classes))
         if unknown:
-            raise _damaged(path, f"{INDEX} has labels that {META} does not know: {joined(map(str, unknown))}")
+            raise damaged(path, f"{INDEX} has labels that {META} does not know: {joined(map(str, unknown))}")
         return cls(path, tuple(meta.classes), (height, width), meta.mpp, meta.fingerprint, index, tiles)
 
 
@@ -158,11 +84,11 @@ def _map_tiles(path: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.u
         tiles: npt.NDArray[np.uint8] = np.load(path / TILES, mmap_mode="r")
         size = (path / TILES).stat().st_size
     except Exception as error:  # numpy reads the header as Python: a damaged one fails in every way there is
-        raise _damaged(path, f"{TILES} cannot be mapped ({error})") from None
+        raise damaged(path, f"{TILES} cannot be mapped ({error})") from None
     if tiles.shape != shape or tiles.dtype != np.uint8:
-        raise _damaged(path, f"{TILES} has shape {tiles.shape} of {tiles.dtype}, not {shape} of uint8")
+        raise damaged(path, f"{TILES} has shape {tiles.shape} of {tiles.dtype}, not {shape} of uint8")
     if size != HEADER_BYTES + tiles.nbytes:
-        raise _damaged(path, f"{TILES} has {size:,} bytes, not {HEADER_BYTES + tiles.nbytes:,}")
+        raise damaged(path, f"{TILES} has {size:,} bytes, not {HEADER_BYTES + tiles.nbytes:,}")
     return tiles
 
 
@@ -170,9 +96,9 @@ def _read_index(path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path / INDEX, page_checksum_verification=True)
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"{INDEX} cannot be read ({error})") from None
+        raise damaged(path, f"{INDEX} cannot be read ({error})") from None
     if not table.schema.equals(SCHEMA):
-        raise _damaged(path, f"{INDEX} was written by another program: {_schema_problem(table.schema)}")
+        raise damaged(path, f"{INDEX} was written by another program: {_schema_problem(table.schema)}")
     index: pd.DataFrame = table.to_pandas()
     return index
 
@@ -217,12 +143,12 @@ def verify(path: Path) -> TileStore:
     if changed:
         problems.append(f"the pixels of {counted(len(changed), 'tile')} in {TILES} have changed: {joined(changed)}")
     if problems:
-        raise RunError(str(_damaged(path, "; ".join(problems))))
+        raise RunError(str(damaged(path, "; ".join(problems))))
     return store
 
 
 def _changed_files(path: Path, meta: Meta) -> list[str]:
-    found = _checksums(_read_meta(path), path)
+    found = checksums(read_account(path), path)
     return [
         f"{name} {'has changed' if found.get(name) else 'is missing'}"
         for name, sha256 in meta.sha256.items()
@@ -245,9 +171,3 @@ def _changed_tiles(store: TileStore) -> Iterator[int]:
         for block, rows in zip(blocks, threads.map(changed, blocks), strict=True):
             yield from rows
             advance(len(block))
-
-
-def _damaged(path: Path, what: str) -> UsageError:
-    return UsageError(
-        f"the tile store {path} is damaged: {what}. Pack it again, or copy it again from where it is whole"
-    )

@@ -7,8 +7,9 @@ import pytest
 
 from trainer.errors import RunError
 from trainer.tiles import stage as stage_module
+from trainer.tiles.meta import TILES
 from trainer.tiles.stage import stage
-from trainer.tiles.store import TILES, TileStore
+from trainer.tiles.store import TileStore
 
 
 def test_workers_of_one_node_share_one_verified_copy(

@@ -10,9 +10,10 @@ import pytest
 
 from tests.trainer.tiles.tissue import dataset
 from trainer.errors import RunError, UsageError
+from trainer.tiles.meta import INDEX, META, REJECTED, TILES
 from trainer.tiles.pack import PackOptions, pack
 from trainer.tiles.prepare import check
-from trainer.tiles.store import INDEX, META, REJECTED, SCHEMA, TILES, TileStore, verify, write_index
+from trainer.tiles.store import SCHEMA, TileStore, verify, write_index
 
 
 @pytest.fixture(scope="module")
