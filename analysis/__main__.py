@@ -11,8 +11,8 @@ from analysis.map_kinds import GRADCAM, LAYERS, METHODS, MapKind
 from analysis.report.asked import Asked
 from trainer.errors import RunError, UsageError
 
-ALL = Asked(measured_maps=12, audit=True)
-"""What a page has unless it is asked for less; of nine classes the maps take about 1,000 forward passes."""
+ALL = Asked(measured_maps=None, audit=True)
+"""What a page has unless it is asked for less."""
 FORMATS = ("text", "csv", "parquet", "html", "markdown")
 
 
@@ -94,6 +94,7 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> None:
     Raises:
         UsageError: as `collect` and `analysis.compare.compare`.
     """
+    from analysis.aggregate import of_other_tiles
     from analysis.collect import collect
     from analysis.compare import compare as compare_models
     from analysis.report import versus
@@ -101,6 +102,8 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> None:
     first, second = collect(paths)
     found = compare_models((first, second))
     versus.show(found, (first.name, second.name))
+    for text in of_other_tiles((first, second)):
+        print(f"warning: {text}", file=sys.stderr)
     if out:
         versus.write(found, out)
 
@@ -180,7 +183,8 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=ALL.measured_maps,
         metavar="N",
-        help=f"measure what maps lie on, on N tiles of each class of the first set (default {ALL.measured_maps})",
+        help="measure what maps lie on, on N tiles of each class of the first set (default 12, or 0 where maps have "
+        "fewer than 3 x 3 cells)",
     )
     parser.add_argument(
         "--tile",

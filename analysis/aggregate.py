@@ -66,6 +66,17 @@ def same_set(one: Predictions, model: Model) -> Predictions | None:
     return next((same for each in by_name if (same := each.in_order_of(one)) is not None), None)
 
 
+def of_other_tiles(models: Sequence[Model]) -> list[str]:
+    """What to say of each set that all models have by that name, but not all of the same tiles."""
+    shared = set.intersection(*({each.split for each in model.predictions} for model in models))
+    return [
+        f"{each.split}: not all models have the same tiles there, so nothing is said of them together (runs with "
+        "another run.seed draw another split, unless data.split_seed is given)"
+        for each in models[0].predictions
+        if each.split in shared and not _of_all(each, models)
+    ]
+
+
 def _mean(predictions: Sequence[Predictions]) -> Predictions:
     return replace(predictions[0], probabilities=np.mean([each.probabilities for each in predictions], axis=0))
 

@@ -197,7 +197,8 @@ def resampled_interval(value: float, resamples: Floats, units: int, span: tuple[
         return Interval(value, math.nan, math.nan, 0.0)
     error = float(defined.std(ddof=1))
     if units < FEW:
-        half = float(stats.t.ppf(0.975, units - 1)) * error * math.sqrt(units / (units - 1))
+        error *= math.sqrt(units / (units - 1))
+        half = float(stats.t.ppf(0.975, units - 1)) * error
         return Interval(value, max(span[0], value - half), min(span[1], value + half), error)
     low, high = np.quantile(defined, (tail(units), 1 - tail(units)))
     return Interval(value, float(low), float(high), error)

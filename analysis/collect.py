@@ -290,6 +290,8 @@ def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]
     """
     stored = _table(file, COLUMNS)
     columns = _order_of_logits(stored, file, classes)
+    if not len(stored):
+        raise UsageError(f"{file}: holds no tiles")
     table = stored.drop_columns(["logits"]).to_pandas()
     if repeated := int(table["tile_id"].duplicated().sum()):
         raise UsageError(f"{file}: {repeated} tiles are there more than once; run `python -m trainer train` again")

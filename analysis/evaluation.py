@@ -42,7 +42,8 @@ CLASS_NAMES = {
 }
 PERCENTILES = f"expanded percentile intervals (Hesterberg 2015) of {RESAMPLES:,} bootstrap resamples"
 STUDENTS = (
-    f"Student's t intervals (for fewer than {FEW}) by the standard deviation of {RESAMPLES:,} bootstrap resamples"
+    f"Student's t intervals (of fewer than {FEW} units) by the standard error of {RESAMPLES:,} bootstrap resamples, "
+    "corrected by sqrt(n / (n - 1)),"
 )
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 CONFIDENCE = ("log_loss", "brier", "ece")
@@ -127,7 +128,7 @@ class Evaluation:
 
 
 def interval_rule(evaluations: Sequence[Evaluation]) -> str:
-    """How the intervals of some sets were found , in words, and for which where that differs."""
+    """How the intervals of some sets were found, in words, and for which where that differs."""
     sets: dict[str, list[str]] = {}
     for each in evaluations:
         if each.scores.units > 1:

@@ -12,12 +12,14 @@ from trainer.tiles.meta import META
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuses a folder in a run, a search or a tile store: these hold what their contracts name, and nothing else.
+    """Refuses a file, and a folder in a run, a search or a tile store, which hold what their contracts name alone.
 
     Raises:
         UsageError: naming it.
     """
     place = out.resolve()
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"--out {out}: is a file; name a folder")
     for folder in (place, *place.parents):
         holds = {
             "run directory": RunDir(folder).identity_file,

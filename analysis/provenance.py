@@ -146,4 +146,6 @@ def _testing(run: Run, evaluations: tuple[Evaluation, ...]) -> Iterator[str]:
         yield f"Intervals (95 %): {interval_rule(evaluations)}."
     versions = run.identity.get("versions", {})
     named = joined(f"{name} {versions[name]}" for name in ("torch", "torchvision", "ray") if name in versions)
-    yield f"Software: {run.identity.get('code', 'Tissuegrid')}" + (f" with {named}." if versions else ".")
+    yield f"Software: Tissuegrid ({run.identity.get('code', 'version unknown')})" + (
+        f" with {named}." if versions else "."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -34,12 +35,17 @@ def export(path: Path, format_name: str, file: Path) -> None:
     form.check()
     _check_place(file, form, format_name)
     trained = open_trained(path)
+    if file.resolve().is_relative_to(trained.run.path.resolve()):
+        raise UsageError(
+            f"--out: {file} lies in the run's directory, which holds what training wrote; name another place"
+        )
     model = load_model(trained.run, trained.checkpoint).requires_grad_(False)
     card, side = describe(trained), trained.config.augment.input_size
     unproven = file.with_name(f".{file.stem}.unproven{form.suffix}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         form.write(model, card, side, unproven)
+        _let_others_read(unproven)
         difference = compare(form, model, card, side, unproven)
         sync(unproven)
         unproven.replace(file)
@@ -57,6 +63,13 @@ def export(path: Path, format_name: str, file: Path) -> None:
             "note: the run has no temperature, so that probabilities are not calibrated; training's end keeps one, and "
             "where it did not, the command that trained the run adds it"
         )
+
+
+def _let_others_read(file: Path) -> None:
+    """As any new file: safetensors makes its own readable to nobody else."""
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
 
 
 def _check_place(file: Path, form: Format, name: str) -> None:

@@ -153,7 +153,7 @@ def labelled(
         return store.index.assign(label=None), said
     said = [
         f"{counted(int((labels == name).sum()), 'tile')} labelled {name}, which is no class of the run: scored apart; "
-        f"if it is one by another name, --class-map {name}={trained.classes[0]}"
+        f"if it is one by another name, --class-map {name}=CLASS says which"
         for name in strange
     ]
     return store.index.assign(label=labels), said

@@ -145,6 +145,8 @@ def _check_place(out: Path, trained: TrainedRun) -> None:
         )
     if out.is_dir():
         raise UsageError(f"--out: {out} is a folder; name a file, such as {out / 'predictions.parquet'}")
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out: {out}: predictions are a Parquet file, and it is named *.parquet")
 
 
 def _make_directory(path: Path) -> None:

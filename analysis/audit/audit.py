@@ -80,7 +80,7 @@ def _audit(sets: Sets, track: Track, perturbation: pd.DataFrame | None = None) -
         *copies.findings,
         *judge_groups(sets, groups),
         *judge_classes(sets, classes),
-        *judge_files(sets),
+        *judge_files(sets, measures),
         *judge_shortcuts(sets, shortcuts),
         *judge_shift(sets, colours, domains),
         *judge_perturbation(perturbation),

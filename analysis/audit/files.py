@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2_contingency
+from numpy.typing import NDArray
+from scipy.stats import chi2_contingency, mannwhitneyu
 
 from analysis.audit.findings import WARNING, Finding
 from analysis.audit.measure import Measures
@@ -21,6 +22,8 @@ PROPERTIES = {
 }
 ASSOCIATION, CHANCE = 0.1, 0.001
 """Cramér's V and the probability of chance from which a property is said to differ by class."""
+LEAST, PLAIN = 10, 0.9
+"""Tiles of a class, and the AUC from which their JPEG grid is said to be another."""
 
 
 def describe_files(sets: Sets, measures: Measures) -> pd.DataFrame:
@@ -47,8 +50,9 @@ def describe_files(sets: Sets, measures: Measures) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def judge_files(sets: Sets) -> Iterator[Finding]:
+def judge_files(sets: Sets, measures: Measures) -> Iterator[Finding]:
     """Properties of files that go with the class, within each store."""
+    yield from _judge_grids(sets, measures)
     properties = _properties(sets.tiles)
     for place, store in enumerate(sets.stores):
         of_store = (sets.tiles["store"] == place).to_numpy() & sets.is_labelled
@@ -60,6 +64,39 @@ def judge_files(sets: Sets) -> Iterator[Finding]:
                 each = joined(f"{label} {_shares(values[labels == label])}" for label in sorted(labels.unique()))
                 text = f"in {store.path.name} {wording} differs by class (Cramér's V {association:.2f}): {each}"
                 yield Finding(WARNING, "files", text)
+
+
+def _judge_grids(sets: Sets, measures: Measures) -> Iterator[Finding]:
+    """Classes whose JPEG grid is plainly another than that of the other classes in their store.
+
+    One class of many can be told by it, and a regression over all of them is still near chance.
+    """
+    for place, store in enumerate(sets.stores):
+        of_store = np.flatnonzero((sets.tiles["store"] == place).to_numpy() & sets.is_labelled)
+        labels = sets.tiles["label"].to_numpy()[of_store]
+        for name in sorted(set(labels)):
+            inside = labels == name
+            if min(inside.sum(), (~inside).sum()) < LEAST:
+                continue
+            areas = [_area(measures.blockiness[of_store, column], inside) for column in (0, 1)]
+            column = int(np.argmax(np.abs(np.subtract(areas, 0.5))))
+            if abs(areas[column] - 0.5) < PLAIN - 0.5:
+                continue
+            grid = measures.blockiness[of_store, column]
+            stronger = "stronger" if areas[column] > 0.5 else "weaker"
+            yield Finding(
+                WARNING,
+                "files",
+                f"in {store.path.name} tiles of {name} have a {stronger} 8-pixel grid than those of the other classes "
+                f"(median {np.median(grid[inside]):.2f} against {np.median(grid[~inside]):.2f}; it alone tells them "
+                f"apart with an AUC of {max(areas[column], 1 - areas[column]):.2f}): they were compressed as JPEG in "
+                "another way, which a network can learn in the place of tissue",
+            )
+
+
+def _area(values: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
+    """The chance that a value of those inside is higher than one of the others."""
+    return float(mannwhitneyu(values[inside], values[~inside]).statistic / (inside.sum() * (~inside).sum()))
 
 
 def _properties(tiles: pd.DataFrame) -> pd.DataFrame:

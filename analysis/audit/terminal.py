@@ -143,4 +143,5 @@ def write(audit: Audit, out: Path) -> None:
     """
     with made(out):
         for name, table in audit.tables():
-            cells.write(table, out / name)
+            if len(table.columns):
+                cells.write(table, out / name)

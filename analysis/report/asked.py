@@ -14,8 +14,8 @@ class Asked:
 
     patients: Mapping[str, int] = field(default_factory=dict)
     """How many there are in sets of tiles of which nobody has written down whose they are, by set."""
-    measured_maps: int = 0
-    """Tiles of each class whose maps are measured, on the first set."""
+    measured_maps: int | None = 0
+    """Tiles of each class whose maps are measured, on the first set. None: some, where maps have enough cells."""
     tiles: tuple[str, ...] = ()
     """Tiles whose maps of every class are to be seen, by tile id or path."""
     maps: MapKind = field(default_factory=MapKind)

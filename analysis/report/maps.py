@@ -34,6 +34,9 @@ from trainer.config import AugmentSection, load_config
 from trainer.errors import RunError, UsageError
 from trainer.wording import counted
 
+MEASURED, LEAST_CELLS = 12, 3
+"""Tiles of a class whose maps are measured unless a number is given, and how many cells a side they must have then. Of
+nine classes that takes about 1,000 forward passes."""
 FEWER_PERTURBED = 10
 """Of so many tiles whose maps are measured, one is deleted and inserted, which takes 63 forward passes."""
 
@@ -166,14 +169,21 @@ def _under_every_class(seen: EveryClass, tile: figures.Pixels, view: View) -> li
 
 
 def measure_maps(
-    writer: Writer, predictions: Predictions, explainer: Explainer | str, tiles: int
+    writer: Writer, predictions: Predictions, explainer: Explainer | str, tiles: int | None
 ) -> MeasuredMaps | str | None:
     """What the maps of some tiles of each class lie on; of a few of them the evidence is deleted and inserted too.
 
-    It is why there is nothing to measure, or None where nothing is asked for.
+    It is why there is nothing to measure, or None where nothing is asked for. Where no number is given, a few tiles
+    are taken where maps have enough cells.
     """
-    if isinstance(explainer, str) or not tiles:
+    if isinstance(explainer, str) or tiles == 0:
         return None
+    if tiles is None:
+        tiles, side = MEASURED, explainer.augment.input_size
+        if side < LEAST_CELLS * MapKind().stride:
+            return (
+                f"an input of {side} px gives too few cells to tell what they lie on (--measured-maps N does it still)"
+            )
     assert isinstance(writer.model, Run), "there is a model to explain"
     run, split = writer.model, predictions.split
     try:

@@ -14,7 +14,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from analysis.aggregate import ensemble, evaluate, seeds
+from analysis.aggregate import ensemble, evaluate, of_other_tiles, seeds
 from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
 from analysis.evaluation import group_indices, interval_rule
@@ -113,7 +113,7 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
     audits, room = Audits(), _room(models)
     searched = search_section(search, out, room) if search else None
     sections = [model_section(each, number, out, room, asked, audits) for number, each in enumerate(evaluated, start=1)]
-    warnings = list(_warnings(sections))
+    warnings = [*(of_other_tiles(models) if len(models) > 1 else []), *_warnings(sections)]
     if card:
         page, text = out / "model-card.md", model_card(sections[0], summary.headline, summary.rule, warnings)
     else:
@@ -169,8 +169,11 @@ def _warnings_of(section: ModelSection, sections: Sequence[ModelSection]) -> Ite
     if not section.sets:
         yield "", "no scores and maps yet: training has not finished"
     for each in section.sets:
+        predictions = each.evaluation.predictions
+        for reason, tiles in predictions.left_out.items():
+            yield f", {predictions.split}", f"{counted(tiles, 'tile')} not scored ({reason})"
         if each.evaluation.warning:
-            yield f", {each.evaluation.predictions.split}", each.evaluation.warning
+            yield f", {predictions.split}", each.evaluation.warning
     if section.training:
         yield from (("", f"{name}: {why}") for name, why in section.training.run.twins.items())
         yield from (("", text) for text in _of_the_audit(_audit(section, sections)))

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.aggregate import ensemble
+from analysis.aggregate import ensemble, of_other_tiles
 from analysis.collect import collect
 from analysis.compare import compare
 from analysis.report.cells import expanded
@@ -66,3 +66,13 @@ def test_another_programs_predictions_of_the_same_tiles_join_an_ensemble(run: Ru
     assert together is not None
     [outside] = together.predictions
     np.testing.assert_allclose(outside.probabilities, models[0].predictions[1].probabilities, rtol=1e-6)
+
+
+def test_a_set_of_other_tiles_is_named(run: RunDir) -> None:
+    other, _ = second(run, "second", [0, 1, 2])
+    models = collect([run.path, other.path])
+    assert of_other_tiles(models) == []
+    stored = pq.read_table(other.predictions_file("val")).to_pandas()[1:]
+    write_predictions(other.predictions_file("val"), stored, np.stack(stored["logits"]), CLASSES)
+    [said] = of_other_tiles(collect([run.path, other.path]))
+    assert said.startswith("val: not all models have the same tiles there")

@@ -73,6 +73,16 @@ def test_an_external_set_whose_name_would_leave_the_folder_is_refused(run: RunDi
         collect([run.path])
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.null()])
+def test_a_file_without_tiles_is_refused(run: RunDir, tmp_path: Path, kind: pa.DataType) -> None:
+    table = pq.read_table(run.predictions_file("val"))[:0]
+    place = table.column_names.index("logits")
+    empty = table.set_column(place, "logits", pa.array([], kind)).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(empty, tmp_path / "empty.parquet")
+    with pytest.raises(UsageError, match=r"empty.parquet: holds no tiles"):
+        collect([tmp_path / "empty.parquet"])
+
+
 @pytest.mark.parametrize("classes", ["not json", "3", '"AB"', '["A", "A"]', '["A", 1]', "{}"])
 def test_a_foreign_file_with_broken_class_names_is_refused(run: RunDir, tmp_path: Path, classes: str) -> None:
     table = pq.read_table(run.predictions_file("val")).replace_schema_metadata({"classes": classes})

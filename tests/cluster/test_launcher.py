@@ -91,7 +91,7 @@ def test_a_request_to_stop_reaches_the_command_once(shared: Path, tmp_path: Path
 
 def test_a_command_that_is_not_there_is_named_before_anything_starts(shared: Path) -> None:
     process = start(shared, "no-such-command")
-    _, complained = process.communicate(timeout=60)
+    _, complained = process.communicate(timeout=180)
     assert process.returncode == 2
     assert complained == "error: node local0: there is no command no-such-command; name one after --\n"
 

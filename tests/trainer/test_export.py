@@ -92,6 +92,7 @@ def test_bad_input_gets_one_clear_message(
     for run, form, file, words in (
         (trained_run.path, "safetensors", tmp_path / "model.bin", "is named *.safetensors"),
         (trained_run.path, "safetensors", there, "is there already"),
+        (trained_run.path, "safetensors", trained_run.path / "model.safetensors", "lies in the run's directory"),
         (tmp_path, "torch.export", tmp_path / "model.pt2", "is not a run directory"),
     ):
         assert main(["export", str(run), "--format", form, "--out", str(file)]) == 2

@@ -382,6 +382,7 @@ def test_bad_input_gets_one_clear_message(
         (trained_run.path, tmp_path / "empty", out, [], "holds no images"),
         (trained_run.path, many, trained_run.path / "out.parquet", [], "lies in the run's directory"),
         (trained_run.path, many, tmp_path, [], "is a folder"),
+        (trained_run.path, many, tmp_path / "out.csv", [], "is named *.parquet"),
         (trained_run.path, many, tmp_path / "mine.parquet", [], "comes from elsewhere"),
         (trained_run.path, many, out, ["--scale.workerz", "2"], "did you mean scale.workers?"),
         (trained_run.path, many, out, ["--mpp", "-1"], "microns per pixel above 0"),

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
+from analysis.audit.files import judge_files
 from analysis.audit.findings import NOTE, WARNING
 from analysis.audit.measure import measure
 from analysis.audit.sets import Sets, sets_of_stores
@@ -125,6 +126,16 @@ def test_a_class_that_differs_by_jpeg_quality_alone_is_told(tmp_path: Path) -> N
         finding.text.partition(" reaches")[0]: finding.level for finding in judge_shortcuts(sets, table.reset_index())
     }
     assert levels["JPEG's 8-pixel grid alone"] == WARNING
+
+
+def test_one_class_of_nine_that_was_compressed_harder_is_named(tmp_path: Path) -> None:
+    """Of nine classes one is told by its grid alone, so that a regression over all of them is near chance."""
+    labels = [f"C{place % 9}" for place in range(270)]
+    tiles = [compressed(tile, 30 if label == "C8" else 90) for tile, label in zip(tissue(270), labels, strict=True)]
+    sets = sets_of_stores([make_store(tmp_path / "store", tiles, labels)])
+    found = [finding for finding in judge_files(sets, measure(sets)) if "8-pixel grid" in finding.text]
+    assert [finding.level for finding in found] == [WARNING]
+    assert "in store tiles of C8 have a stronger 8-pixel grid than those of the other classes" in found[0].text
 
 
 def test_where_nothing_tells_the_class_there_are_notes_alone(tmp_path: Path) -> None:
