@@ -206,9 +206,12 @@ def read_file(path: Path) -> Model:
     """Reads a file of predictions that comes without its run.
 
     Raises:
-        UsageError: as `read_predictions`.
+        UsageError: where it holds no tiles, and as `read_predictions`.
     """
-    classes = _classes_of(_table(path, COLUMNS), path)
+    stored = _table(path, COLUMNS)
+    if not len(stored):
+        raise UsageError(f"{path}: holds no tiles")
+    classes = _classes_of(stored, path)
     return Model(path.stem, path, classes, {}, (read_predictions(path, path.stem, UNKNOWN, classes),))
 
 
@@ -290,8 +293,6 @@ def read_predictions(file: Path, split: str, kind: str, classes: tuple[str, ...]
     """
     stored = _table(file, COLUMNS)
     columns = _order_of_logits(stored, file, classes)
-    if not len(stored):
-        raise UsageError(f"{file}: holds no tiles")
     table = stored.drop_columns(["logits"]).to_pandas()
     if repeated := int(table["tile_id"].duplicated().sum()):
         raise UsageError(f"{file}: {repeated} tiles are there more than once; run `python -m trainer train` again")

@@ -245,7 +245,7 @@ def test_several_runs_share_a_headline(run: RunDir, tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_is_refused(run: RunDir, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(UsageError, match=f"{tmp_path / 'out'}: cannot be written"):
+    with pytest.raises(UsageError, match=f"{tmp_path / 'out'}: is a file; name a folder"):
         write_report(collect([run.path]), tmp_path / "out")
 
 

@@ -102,7 +102,7 @@ def test_file_properties_that_go_with_the_class_are_told(tmp_path: Path) -> None
         image.save(path, **({"compression": "packbits"} if label == "A" else {"quality": 90}))
     pack(tmp_path / "source", tmp_path / "store", processes=1)
     sets = sets_of_stores([tmp_path / "store"])
-    found = list(judge_files(sets))
+    found = list(judge_files(sets, measure(sets)))
     assert [finding.level for finding in found] == [WARNING, WARNING]
     assert [finding.text for finding in found] == [
         "in store the file format differs by class (Cramér's V 1.00): A TIFF and B JPEG",
@@ -121,9 +121,10 @@ def test_a_property_that_does_not_go_with_the_class_is_not(tmp_path: Path) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(tile).save(path)
     pack(tmp_path / "source", tmp_path / "store", processes=1)
-    assert list(judge_files(sets_of_stores([tmp_path / "store"]))) == []
+    sets = sets_of_stores([tmp_path / "store"])
+    assert list(judge_files(sets, measure(sets))) == []
 
 
 def test_a_clean_store_has_no_finding_of_groups_classes_or_files(tmp_path: Path) -> None:
     sets = sets_of_stores([clean_store(tmp_path / "store", 600, 32)])
-    assert [*group_findings(sets), *class_findings(sets), *judge_files(sets)] == []
+    assert [*group_findings(sets), *class_findings(sets), *judge_files(sets, measure(sets))] == []
