@@ -27,7 +27,7 @@ LEAST, PLAIN = 10, 0.9
 
 
 def describe_files(sets: Sets, measures: Measures) -> pd.DataFrame:
-    """One row a store and class: `store` (its place), `class, tiles`; the source files' `size, mode, format` and
+    """One row a store and class: `store` (its path), `class, tiles`; the source files' `size, mode, format` and
     `compression` with the share of tiles of each; the median of their `bytes`; median `blockiness at the corner` and
     `blockiness at any offset` (see `blockiness.blockiness`)."""
     rows = []
@@ -38,7 +38,7 @@ def describe_files(sets: Sets, measures: Measures) -> pd.DataFrame:
         corner, anywhere = np.median(measures.blockiness[members], axis=0)
         rows.append(
             {
-                "store": int(sets.tiles["store"].iloc[members[0]]),
+                "store": str(sets.stores[sets.tiles["store"].iloc[members[0]]].path),
                 "class": sets.tiles["label"].iloc[members[0]],
                 "tiles": len(members),
                 **{name: _shares(properties[name].iloc[members]) for name in PROPERTIES},

@@ -61,10 +61,11 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
         yield _table("Tiles and groups by class", audit.classes.drop(columns=groups))
     if len(audit.files):
         shown = ["class", "tiles", "format", "bytes", "blockiness at the corner", "blockiness at any offset"]
-        for place, rows in audit.files.groupby("store"):
+        for store, rows in audit.files.groupby("store", sort=False):
             short = {"blockiness at the corner": "grid at\ncorner", "blockiness at any offset": "grid at\nany offset"}
-            name = Path(audit.sets["store"].drop_duplicates().iloc[int(str(place))]).name
-            yield _table(f"Source files of {name} by class (medians)", rows[shown].rename(columns=short))
+            yield _table(
+                f"Source files of {Path(str(store)).name} by class (medians)", rows[shown].rename(columns=short)
+            )
     if len(audit.duplicates):
         yield _copies(audit.duplicates)
 

@@ -19,6 +19,7 @@ FORMATS = {
     "lr": ".3g",
     "tiles_per_s": ".1f",
     "seconds": ".1f",
+    "bytes": ",.0f",
 }
 """How numbers of a column are written, other than with three decimals."""
 ABSENT = "—"

@@ -155,7 +155,8 @@ def _find_root(source: Path, images: Sequence[str]) -> str:
         folders = _folders(images, root)
         if not folders:
             raise UsageError(
-                f"{source} holds {counted(len(images), 'image')} but no class folders: {_EXPECTED}, or a manifest"
+                f"{source} holds {counted(len(images), 'image')} but no class folders: {_EXPECTED}, or a manifest "
+                "(--unlabelled takes images of unknown class, to be predicted)"
             )
         if len(folders) > 1:
             _refuse_several(source, root, folders)
