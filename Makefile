@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow faults soak lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)
@@ -13,7 +13,16 @@ test: $(VENV)/dev
 	$(RUN) -m pytest -m "not slow"
 
 test-slow: $(VENV)/dev
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m "slow and not soak" --ignore tests/faults
+
+# What became of each fault is kept in a file, of which docs/reliability.md has the table.
+faults soak: export FAULTS := benchmarks/results/faults.json
+
+faults: $(VENV)/dev
+	$(RUN) -m pytest tests/faults -m "not soak"
+
+soak: $(VENV)/dev
+	$(RUN) -m pytest tests/faults -m soak
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
