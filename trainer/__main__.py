@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.errors import RunError, UsageError
+from trainer.errors import RunError, UsageError, is_out_of_memory
 from trainer.stop import StopSignals
 
 Arguments = Sequence[str]
@@ -31,6 +31,11 @@ def main(arguments: Arguments) -> int:
         return error.exit_code
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
+        return RunError.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: out of memory ({error}); give it more, then the same command tries again", file=sys.stderr)
         return RunError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -23,6 +23,12 @@ class RunError(Exception):
     exit_code = 1
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was not enough: this machine's, or a GPU's. torch's CPU allocator has no error of its own."""
+    is_a_gpus = type(error).__name__ == "OutOfMemoryError"
+    return is_a_gpus or isinstance(error, MemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
 class Problems:
     """What independent checks found wrong, to be said at once."""
 

@@ -188,11 +188,13 @@ def _autocast(tensor: Tensor, precision: str) -> torch.autocast:
 @dataclass(frozen=True)
 class Hooks:
     """What the loop asks of a run's surroundings. `save` is called on every rank, `report` on rank 0 alone, with each
-    epoch's record; it answers whether to stop."""
+    epoch's record; it answers whether to stop. `list_tiles` keeps which members of the training tiles were learned from
+    last by a training that diverged, on rank 0 alone; it answers what there is to say of it."""
 
     report: Callable[[Json], bool]
     save: Callable[[Position], None]
     attempt: int
+    list_tiles: Callable[[Position, str, Indices], str] = lambda *_: ""
 
 
 @dataclass
@@ -204,6 +206,8 @@ class Training:
     position: Position
     hooks: Hooks
     ended: Outcome | None = None
+    recent: Indices = field(default_factory=lambda: np.empty(0, np.int64))
+    """Members of the training tiles in the steps that all ranks last agreed on."""
 
     @property
     def goes_on(self) -> bool:
@@ -212,9 +216,10 @@ class Training:
 
     def diverge(self, why: str, ranks: Ranks) -> None:
         """Ends it; the last checkpoint is from before."""
+        listed = self.hooks.list_tiles(self.position, why, self.recent) if ranks.first else ""
         message = (
-            f"training diverged at step {self.position.step} (epoch {self.position.epoch + 1}): {why}. The checkpoints "
-            f"are from before; try a lower optim.lr than {self.config.optim.lr:g}, or loop.precision: fp32"
+            f"training diverged at step {self.position.step} (epoch {self.position.epoch + 1}): {why}. {listed}The "
+            f"checkpoints are from before; try a lower optim.lr than {self.config.optim.lr:g}, or loop.precision: fp32"
         )
         self.ended = Outcome("diverged", message)
         if ranks.first:
@@ -320,6 +325,7 @@ def _take_steps(
     agree_every = 1 if ranks.device.type == "cpu" else CUDA_AGREE_EVERY
     order = epoch_order(len(train), config.run.seed, place.epoch)
     todo = [order[start:end] for start, end in bounds[place.batch : until]]
+    known = first = place.batch
     learners = [training.learner for training in trainings]
     before = [(training.position.seconds, training.position.loss_sum) for training in trainings]
     started = time.monotonic()
@@ -338,7 +344,9 @@ def _take_steps(
             overdue = _is_time(every) and time.monotonic() - saved >= seconds(every)
             totals, stop, overdue = agree(ranks, losses, asked, overdue)
             elapsed = time.monotonic() - started
+            recent, known = np.concatenate(todo[known - first : place.batch - first]), place.batch
             for training, (spent, carried), total in zip(trainings, before, totals, strict=True):
+                training.recent = recent
                 training.position.seconds, training.position.loss_sum = spent + elapsed, carried + total
                 if not math.isfinite(total):
                     training.diverge(f"the loss is {total}", ranks)

@@ -111,6 +111,11 @@ class RunDir(Workplace):
         return self.path / "best.json"
 
     @property
+    def diverged_file(self) -> Path:
+        """The tiles that it learned from last, where its training diverged."""
+        return self.path / "diverged.json"
+
+    @property
     def predictions_dir(self) -> Path:
         """The best checkpoint's logits."""
         return self.path / "predictions"

@@ -182,7 +182,7 @@ def trunk_of(state: Mapping[str, Tensor], source: str) -> StateDict:
     """The tensors of ResNet50's trunk among `state`; prefixes such as `module.` are stripped, heads are left out.
 
     Raises:
-        UsageError: listing the keys that are missing, unexpected or of another shape.
+        UsageError: listing the keys that are missing, unexpected, of another shape or not finite.
     """
     expected = {name: t for name, t in build(2, 0).state_dict().items() if not name.startswith(HEAD)}
     found = {_strip(name): tensor for name, tensor in state.items()}
@@ -195,7 +195,13 @@ def trunk_of(state: Mapping[str, Tensor], source: str) -> StateDict:
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
+    broken = [name for name in expected if name in found and not found[name].isfinite().all()]
+    problems = [
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of another shape", misshapen),
+        ("not finite", broken),
+    ]
     if any(names for _, names in problems):
         listed = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in problems if names)
         raise UsageError(f"model.weights: {source} does not fit a ResNet50: {listed}")

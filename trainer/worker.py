@@ -31,7 +31,7 @@ from trainer.checkpoint import (
 from trainer.copier import Copier
 from trainer.data import RunData, open_data
 from trainer.ema import Ema, evaluated
-from trainer.errors import RunError, UsageError
+from trainer.errors import RunError, UsageError, is_out_of_memory
 from trainer.loop import (
     Hooks,
     Learner,
@@ -48,10 +48,11 @@ from trainer.optim import make_optimizer, make_schedule
 from trainer.plan import Plan, as_begun, halve_micro_batch
 from trainer.predictions import predicted_by, write_predictions
 from trainer.ranks import Ranks
-from trainer.rundir import Json, append_json_line, now
+from trainer.rundir import Json, append_json_line, now, write_json
 from trainer.scale import unseen_gpus
 from trainer.tensorboard import with_events
 from trainer.tiles.loader import TileSet
+from trainer.tiles.order import Indices
 from trainer.tiles.stain import Stain
 from trainer.wording import counted
 
@@ -103,7 +104,7 @@ def work_together(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[O
         trunk, learners = make_learners(plans, data, ranks)
         with ExitStack() as mirrors:
             for one, learner in zip(plans, learners, strict=True):
-                begun.append(begin(one, learner, ranks, report, mirrors))
+                begun.append(begin(one, learner, data, ranks, report, mirrors))
             runs = [
                 (one, training) for one, training in zip(plans, begun, strict=True) if isinstance(training, Training)
             ]
@@ -113,7 +114,7 @@ def work_together(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[O
         stopped = True
     except (UsageError, RunError) as error:
         return [Outcome("failed", str(error)) for _ in plans]
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return take_less(plans, ranks, report)
@@ -132,11 +133,6 @@ def work_alone(plans: Sequence[Plan], report: Report) -> list[Outcome]:
     while (outcomes := work_begun(plans, ranks, report))[0].status == "short of memory":
         torch.cuda.empty_cache()
     return outcomes
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory, or this machine's, was not enough. The CPU's allocator has no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
 def take_less(plans: Sequence[Plan], ranks: Ranks, report: Report) -> list[Outcome]:
@@ -275,7 +271,9 @@ def settle(trunk: Trunk, learner: Learner, plan: Plan, ranks: Ranks) -> None:
     learner.learning.load_state_dict(before)
 
 
-def begin(plan: Plan, learner: Learner, ranks: Ranks, report: Report, mirrors: ExitStack) -> Training | Outcome:
+def begin(
+    plan: Plan, learner: Learner, data: RunData, ranks: Ranks, report: Report, mirrors: ExitStack
+) -> Training | Outcome:
     """Goes on from wherever the run is, in a new attempt; or says why it cannot."""
 
     def report_named(message: Json) -> bool:
@@ -288,9 +286,8 @@ def begin(plan: Plan, learner: Learner, ranks: Ranks, report: Report, mirrors: E
     except RunError as error:
         return Outcome("failed", str(error))
     saved = mirrors.enter_context(mirrored(plan, start.attempt, ranks, report_named))
-    return Training(
-        learner, plan.config, position, make_hooks(plan, learner, start.attempt, ranks, report_named, saved)
-    )
+    hooks = make_hooks(plan, learner, data, start.attempt, ranks, report_named, saved)
+    return Training(learner, plan.config, position, hooks)
 
 
 def claim(plan: Plan, ranks: Ranks, report: Report) -> Start:
@@ -352,7 +349,13 @@ def mirrored(plan: Plan, attempt: int, ranks: Ranks, report: Report) -> Iterator
 
 
 def make_hooks(
-    plan: Plan, learner: Learner, attempt: int, ranks: Ranks, report: Report, saved: Callable[[], None]
+    plan: Plan,
+    learner: Learner,
+    data: RunData,
+    attempt: int,
+    ranks: Ranks,
+    report: Report,
+    saved: Callable[[], None],
 ) -> Hooks:
     """How the loop saves and reports."""
 
@@ -360,7 +363,19 @@ def make_hooks(
         on_first(ranks, lambda: save(plan, learner, attempt, ranks, position))
         saved()
 
-    return Hooks(with_events(report, plan.run.tensorboard_dir, attempt), save_here, attempt)
+    reported = with_events(report, plan.run.tensorboard_dir, attempt)
+    return Hooks(reported, save_here, attempt, partial(list_tiles, plan, data, attempt))
+
+
+def list_tiles(plan: Plan, data: RunData, attempt: int, position: Position, why: str, members: Indices) -> str:
+    """Keeps which training tiles were learned from when training diverged, for whoever looks for the reason."""
+    tiles = data.index("train").iloc[members][["tile_id", "path", "label"]].to_dict("records")
+    facts = {"attempt": attempt, "epoch": position.epoch + 1, "step": position.step, "why": why}
+    try:
+        write_json(plan.run.diverged_file, {**facts, "tiles": tiles})
+    except OSError as error:  # that training diverged matters more
+        return f"The {counted(len(tiles), 'tile')} that it learned from last cannot be listed ({error.strerror}). "
+    return f"The {counted(len(tiles), 'tile')} that it learned from last are listed in {plan.run.diverged_file}. "
 
 
 def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Position) -> None:
