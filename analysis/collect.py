@@ -25,6 +25,7 @@ from trainer.tiles.meta import META, Meta
 from trainer.tiles.store import TileStore
 
 COLUMNS = ("tile_id", "path", "group", "label", "logits")
+LOGITS = pa.list_(pa.float64())
 
 
 @dataclass(frozen=True)
@@ -332,7 +333,7 @@ def _classes_of(stored: pa.Table, file: Path) -> tuple[str, ...]:
         )
     try:
         names = json.loads(metadata[b"classes"])
-    except ValueError:
+    except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise UsageError(f"{file}: `classes` in its schema metadata is no JSON list of class names, each there once")
@@ -340,13 +341,15 @@ def _classes_of(stored: pa.Table, file: Path) -> tuple[str, ...]:
 
 
 def _table(file: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a file, of the types that we write, whatever program has written it."""
     try:
         table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
+        if missing := [name for name in columns if name not in table.column_names]:
+            raise UsageError(f"{file}: lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
+        types = pa.schema([(name, LOGITS if name == "logits" else pa.string()) for name in columns])
+        return table.select(list(columns)).cast(types.with_metadata(table.schema.metadata))
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise UsageError(f"{file}: cannot be read ({error})") from None
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise UsageError(f"{file}: lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    return table.select(list(columns))
 
 
 def _text(file: Path) -> str:

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from analysis.scores import Indices
 from trainer.errors import UsageError
 
-COLUMNS = ["label", "group", "logits"]
+TEXT = pa.dictionary(pa.int32(), pa.string())
+TYPES = {"label": TEXT, "group": TEXT, "logits": pa.list_(pa.float32())}
+COLUMNS = list(TYPES)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def read_outcomes(file: Path) -> Outcomes:
     try:
         with pq.ParquetFile(file, read_dictionary=COLUMNS[:2]) as stream:
             stored = stream.read(columns=COLUMNS, use_threads=False)
+        if strange := [name for name, kind in TYPES.items() if stored.schema.field(name).type != kind]:
+            raise TypeError(f"{strange[0]} is {stored.schema.field(strange[0]).type}")
         classes = json.loads(stored.schema.metadata[b"classes"])
         logits = np.from_dlpack(stored["logits"].combine_chunks().values)
         scores = logits.reshape(stored.num_rows, len(classes))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from trainer.durable import sync, write_atomic
 from trainer.ema import evaluated
-from trainer.errors import RunError
+from trainer.errors import RunError, is_out_of_memory
 from trainer.model import build
 from trainer.rundir import Json, RunDir, read_json, write_json, write_json_lines
 from trainer.weights import Base
@@ -80,22 +80,22 @@ def find_flaw(checkpoint: Checkpoint) -> str | None:
     """Why a checkpoint cannot be trusted, or None where every byte is as it was written."""
     try:
         manifest = json.loads((checkpoint.path / MANIFEST).read_bytes())
-        digest = manifest.pop("sha256")
-        files = manifest["files"].items()
+        digest, place = manifest.pop("sha256"), (manifest["step"], manifest["attempt"])
+        files = {name: {key: said[key] for key in ("size", "sha256")} for name, said in manifest["files"].items()}
     except FileNotFoundError:
         return "it has no manifest"
     except OSError as error:
         raise _unreadable(checkpoint, error) from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return "its manifest is damaged"
-    if digest != _digest(manifest):
+    if digest != _digest(manifest) or any(Path(name).name != name for name in files):
         return "its manifest is damaged"
-    if (manifest["step"], manifest["attempt"]) != (checkpoint.step, checkpoint.attempt):
+    if place != (checkpoint.step, checkpoint.attempt):
         return "its manifest is another checkpoint's"
-    for name, described in files:
+    for name, described in files.items():
         try:
             found = _describe(checkpoint.path / name)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # ValueError: no file can have that name
             return f"{name} is missing"
         except OSError as error:
             raise _unreadable(checkpoint, error) from None
@@ -167,9 +167,23 @@ def quarantine(run: RunDir, checkpoint: Checkpoint) -> Path:
 
 
 def read(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], Json]:
-    """A verified checkpoint's tensors and state, on the CPU. Nothing in it is executed."""
-    tensors = load((checkpoint.path / TENSORS).read_bytes())
-    state = torch.load(checkpoint.path / STATE, map_location="cpu", weights_only=True)
+    """A verified checkpoint's tensors and state, on the CPU. Nothing in it is executed.
+
+    Raises:
+        RunError: where it is not what a training of ours commits.
+    """
+    try:
+        tensors = load((checkpoint.path / TENSORS).read_bytes())
+        state = torch.load(checkpoint.path / STATE, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _unreadable(checkpoint, error) from None
+    except Exception as error:  # both raise whatever a stranger's bytes provoke
+        if is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"{checkpoint.path}: holds something else than tensors and plain values, which is not read (it might run "
+            "code); no training of ours has committed it, so move it away"
+        ) from None
     return tensors, state
 
 

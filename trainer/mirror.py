@@ -174,7 +174,7 @@ class Mirror:
             return False
         for path in map(PurePosixPath, names):
             unfinished = NAME.fullmatch(path.parent.name) and str(path.with_name(MANIFEST)) not in names
-            if unfinished or ".." in path.parts:
+            if unfinished or path.is_absolute() or ".." in path.parts:
                 continue
             target = fetched.path / path
             target.parent.mkdir(parents=True, exist_ok=True)

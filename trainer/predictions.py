@@ -21,6 +21,9 @@ from trainer.standard_error import Indices
 MORE = ("predicted", "probability")
 """Columns that predictions may have beside those that all have: the class of the highest logit, and its probability."""
 
+READ = {"group": pa.string(), "label": pa.string(), "logits": pa.list_(pa.float32())}
+"""Columns that are read, and their types."""
+
 
 def write_predictions(
     file: Path,
@@ -84,11 +87,11 @@ def read_predictions(file: Path) -> Predicted:
     try:
         table = pq.read_table(file)
         classes = json.loads(table.schema.metadata[b"classes"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        frame = table.select(list(READ)).cast(pa.schema(READ)).to_pandas()
+        frame = frame[frame["label"].isin(classes)]
+        labels = np.asarray(pd.Categorical(frame["label"], categories=classes).codes, dtype=np.int64)
+        logits = np.stack(frame["logits"].to_list()) if len(frame) else np.zeros((0, len(classes)))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: cannot be read ({error})") from None
-    frame = table.to_pandas()
-    frame = frame[frame["label"].isin(classes)]
-    labels = np.asarray(pd.Categorical(frame["label"], categories=classes).codes, dtype=np.int64)
-    logits = np.stack(frame["logits"].to_list()) if len(frame) else np.zeros((0, len(classes)))
     groups = pd.factorize(frame["group"])[0]
     return Predicted(logits.astype(np.float32), labels, groups if (groups >= 0).all() else None)

@@ -280,7 +280,7 @@ def read_json(file: Path) -> Json:
         content = json.loads(file.read_bytes())
     except OSError as error:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RunError(f"{file}: is damaged (not JSON); restore it, or start over with --fresh") from None
     if not isinstance(content, dict):
         raise RunError(f"{file}: is damaged (not a JSON object); restore it, or start over with --fresh")
@@ -291,7 +291,7 @@ def read_json_lines(file: Path) -> list[Json]:
     """A file of one JSON object a line."""
     try:
         return [json.loads(line) for line in file.read_text().splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: cannot be read ({error})") from None
 
 

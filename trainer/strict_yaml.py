@@ -19,6 +19,8 @@ PLAIN = {
 }
 """Each kind of plain value in the core schema of YAML 1.2 (and `<<`)."""
 
+MOST_VALUES = 100_000
+
 
 def read_yaml(file: Path) -> Any:
     """What a YAML file holds.
@@ -27,11 +29,22 @@ def read_yaml(file: Path) -> Any:
         UsageError: where it cannot be read, is not YAML, or gives a key twice, of which only the last would count.
     """
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        if _size(content, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values once its aliases are written out")
+        return content
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); name a YAML file that is there") from None
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # what a stranger's tags provoke, too
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # strange tags and nests
         raise UsageError(f"{file}: is not valid YAML: {error}") from None
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values there are in one, with those that aliases stand for: in a line each, they multiply."""
+    if id(value) not in known:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        known[id(value)] = 1 + sum(_size(each, known) for each in inside)
+    return known[id(value)]
 
 
 class _Loader(yaml.SafeLoader):

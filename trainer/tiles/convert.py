@@ -88,6 +88,8 @@ class Converter:
             image = _resampled(decoded.image, self.target.tile_size) if self.target.resample else decoded.image
         except Rejection as rejection:
             return Refused(str(rejection), digest)
+        except MemoryError:
+            raise MemoryError(f"while {job.path} was decoded") from None
         pixels = image.tobytes()
         size = (image.height, image.width)
         if size == self.target.tile_size:

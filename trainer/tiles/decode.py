@@ -32,6 +32,7 @@ FORMATS = ("TIFF", "PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096 * 4096
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
+_OUT_OF_MEMORY = "out of memory"  # as Pillow's codecs say it
 _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "L", "LA", "La"}
 _UNCONVERTED = {"CMYK", "YCbCr", "LAB", "HSV"}
 
@@ -52,7 +53,7 @@ class Decoded(NamedTuple):
 
 
 def decode(data: bytes) -> Decoded:
-    """Decode one file by this module's table; raises Rejection."""
+    """Decode one file by this module's table; raises Rejection, or MemoryError, which says nothing about the file."""
     if not data:
         raise Rejection("empty file")
     try:
@@ -64,9 +65,11 @@ def decode(data: bytes) -> Decoded:
         raise Rejection("not an image: no tif, png, jpg or webp by its content") from None
     except Image.DecompressionBombError:
         raise Rejection(f"too large: more than {MAX_PIXELS:,} pixels") from None
-    except Rejection:
+    except (Rejection, MemoryError):
         raise
     except Exception as error:  # decoders fail on hostile bytes in every way there is
+        if str(error).startswith(_OUT_OF_MEMORY):
+            raise MemoryError from None
         raise Rejection(f"damaged: {_one_line(error)}") from None
 
 

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
+from pandas.api.types import is_scalar
+from pyarrow import ArrowException
 
 from trainer.errors import UsageError
 from trainer.tiles.split import SPLITS
@@ -47,7 +49,9 @@ def read_manifest(file: Path, *, labelled: bool = True) -> Manifest:
             f"{' and label, and may have group' if labelled else ', and may have label, group'} and split; found"
             f" {joined(map(str, table.columns))}"
         )
-    rows = [_row(values) for values in _texts(table)]
+    if several := [name for name in table.columns[table.columns.duplicated()] if name in (*_REQUIRED, *_OPTIONAL)]:
+        raise UsageError(f"{file} has a column {several[0]} more than once: keep one")
+    rows = [_row(values) for values in _texts(table, file)]
     problems = _problems(rows, file.parent, labelled)
     if problems:
         raise UsageError("\n".join([f"{file} cannot be packed:", *problems]))
@@ -59,15 +63,17 @@ def _read_table(file: Path) -> pd.DataFrame:
         if file.suffix.lower() == ".parquet":
             return pd.read_parquet(file)
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")  # a class may be named NA
-    except (ValueError, OSError) as error:  # parser, encoding and parquet errors are ValueErrors or OSErrors
+    except (ValueError, OSError, ArrowException) as error:  # a parser's and an encoding's errors are ValueErrors
         raise UsageError(f"{file} cannot be read as a manifest: {error}") from None
 
 
-def _texts(table: pd.DataFrame) -> list[tuple[str | None, ...]]:
+def _texts(table: pd.DataFrame, file: Path) -> list[tuple[str | None, ...]]:
     """Path, label, group and split of each row as text; None where a cell is empty."""
     columns = []
     for name in (*_REQUIRED, *_OPTIONAL):
         column = table[name] if name in table else [None] * len(table)
+        if not all(map(is_scalar, column)):
+            raise UsageError(f"{file}: column {name} holds lists, where it must hold text")
         columns.append([None if pd.isna(cell) or cell == "" else str(cell) for cell in column])
     return list(zip(*columns, strict=True))
 

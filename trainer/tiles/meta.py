@@ -4,7 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from trainer.errors import UsageError
 
@@ -19,9 +21,11 @@ class Meta:
     What has a default is not in stores that were packed before it was thought of.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     format_version: int
     classes: list[str]
-    tile_size: list[int]  # height, width
+    tile_size: Annotated[list[int], Field(min_length=2, max_length=2)]  # height, width
     mpp: float | None  # microns per pixel of the stored tiles
     tiles: int
     counts: dict[str, int]
@@ -51,9 +55,11 @@ class Meta:
                 f"{path} has store format {version}, and this version reads format {FORMAT_VERSION}: pack it again"
             )
         try:
-            return cls(**found)
-        except TypeError as error:
-            raise damaged(path, f"{META} is not as it was written ({error})") from None
+            return TypeAdapter(cls).validate_python(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise damaged(path, f"{META} is not as it was written ({what})") from None
 
 
 def read_account(path: Path) -> Any:
@@ -64,7 +70,7 @@ def read_account(path: Path) -> Any:
         raise UsageError(
             f"{path} is no tile store: it has no {META}; make one with `python -m trainer prepare SOURCE {path}`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, f"{META} cannot be read ({error})") from None
 
 

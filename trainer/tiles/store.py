@@ -81,7 +81,7 @@ class TileStore:
 
 def _map_tiles(path: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
     try:
-        tiles: npt.NDArray[np.uint8] = np.load(path / TILES, mmap_mode="r")
+        tiles: npt.NDArray[np.uint8] = np.lib.format.open_memmap(path / TILES, mode="r")
         size = (path / TILES).stat().st_size
     except Exception as error:  # numpy reads the header as Python: a damaged one fails in every way there is
         raise damaged(path, f"{TILES} cannot be mapped ({error})") from None
