@@ -83,8 +83,9 @@ class Converter:
         digest = None
         try:
             data = self.read(job.path)
-            digest = hashlib.sha256(data).hexdigest()
+            digest, source_bytes = hashlib.sha256(data).hexdigest(), len(data)
             decoded = decode(data)
+            del data  # before its pixels are copied: both are large in large tiles
             image = _resampled(decoded.image, self.target.tile_size) if self.target.resample else decoded.image
         except Rejection as rejection:
             return Refused(str(rejection), digest)
@@ -97,7 +98,7 @@ class Converter:
         return Converted(
             tile_id(pixels),
             *decoded[1:],
-            source_bytes=len(data),
+            source_bytes=source_bytes,
             source_sha256=digest,
             phash=phash(image),
             tile_size=size,

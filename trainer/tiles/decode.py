@@ -31,7 +31,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("TIFF", "PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096 * 4096
 
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_BITS_PER_SAMPLE, _SQUARE_WIDTH, _SQUARE_HEIGHT = 258, 322, 323  # TIFF tags
 _OUT_OF_MEMORY = "out of memory"  # as Pillow's codecs say it
 _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "L", "LA", "La"}
 _UNCONVERTED = {"CMYK", "YCbCr", "LAB", "HSV"}
@@ -85,16 +85,32 @@ def _decode(data: bytes) -> Decoded:
 
 
 def _check_header(image: Image.Image, data: bytes) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise Rejection(f"too large: {image.width} x {image.height} px is more than {MAX_PIXELS:,} pixels")
+    for width, height in (image.size, _square(image)):
+        if width * height > MAX_PIXELS:
+            raise Rejection(f"too large: {width} x {height} px is more than {MAX_PIXELS:,} pixels")
     if image.mode == "1":
         raise Rejection("1-bit: a mask, not a tile")
     if image.mode in _UNCONVERTED:
         raise Rejection(f"{image.mode} colours: convert it to RGB with its colour profile")
     if image.mode not in _COLOUR or _bits_per_channel(image, data) > 8:
         raise Rejection(f"more than 8 bits a channel: mode {image.mode}; scale it to 8-bit RGB")
-    if getattr(image, "n_frames", 1) > 1:
+    if _has_another(image):
         raise Rejection("several images in one file: keep one")
+
+
+def _square(image: Image.Image) -> tuple[int, int]:
+    """The size of the squares in which a TIFF may be packed: each is unpacked whole, however small the image is."""
+    tags = getattr(image, "tag_v2", {})
+    return int(tags.get(_SQUARE_WIDTH, 0)), int(tags.get(_SQUARE_HEIGHT, 0))
+
+
+def _has_another(image: Image.Image) -> bool:
+    # `n_frames` would visit every page of a TIFF, and take minutes for as many as fit into a file.
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _bits_per_channel(image: Image.Image, data: bytes) -> int:
@@ -116,7 +132,7 @@ def _check_whole(image: Image.Image, data: bytes) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
+        if image.getextrema()[-1] != (255, 255):
             raise Rejection("transparent: flatten it onto the background that it should have")
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -1,6 +1,8 @@
 """What a folder or a zip holds, and how to read one of its files. Nothing is unpacked, no link leaves the tree."""
 
+import io
 import os
+import shutil
 import stat
 import zipfile
 import zlib
@@ -13,7 +15,8 @@ from typing import Literal, NamedTuple
 from trainer.errors import UsageError
 from trainer.tiles.decode import Rejection
 
-MAX_FILE_BYTES = 128 * 2**20  # an uncompressed 4096 x 4096 px file fits twice
+MAX_FILE_BYTES = 65 * 2**20  # an uncompressed file of 4096 x 4096 px with alpha fits
+_PIECE = 2**20
 
 
 class Listed(NamedTuple):
@@ -158,8 +161,9 @@ def _zip_reader(file: Path) -> Callable[[str], bytes]:
     def read(path: str) -> bytes:
         member = archive.getinfo(path)
         try:
-            with archive.open(member) as stream:
-                return stream.read(member.file_size)  # read() alone would inflate whatever is there, without end
+            with archive.open(member) as stream, io.BytesIO() as content:
+                shutil.copyfileobj(stream, content, _PIECE)  # in one piece it would be inflated without end, and twice
+                return content.getvalue()
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise Rejection(f"damaged: in the zip: {error or 'ends too early'}") from None
 
