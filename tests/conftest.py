@@ -31,10 +31,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return make_stores(tmp_path_factory.mktemp("stores"))
 
 
-def make_stores(folder: Path) -> tuple[Path, Path]:
+def make_stores(folder: Path, seed: int = 3) -> tuple[Path, Path]:
     """A training store (99 tiles of 32 px, nine classes, five slides and an odd one) and an external one."""
-    train = write_source(folder / "source", tiles=99, size=32, seed=3, slides=6)
-    external = write_source(folder / "external-source", tiles=27, size=32, seed=3, slides=2, external=True)
+    train = write_source(folder / "source", tiles=99, size=32, seed=seed, slides=6)
+    external = write_source(folder / "external-source", tiles=27, size=32, seed=seed, slides=2, external=True)
     pack(train, folder / "train", processes=1)
     pack(external, folder / "external", processes=1)
     return folder / "train", folder / "external"

@@ -76,8 +76,14 @@ class Converter:
         os.close(self.descriptor)
 
     def convert(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """The outcome of each job; OSError only where the target cannot be written."""
-        return [self._convert(job) for job in jobs]
+        """The outcome of each job; OSError only where the target cannot be written, MemoryError naming the file."""
+        return [self._convert_or_name(job) for job in jobs]
+
+    def _convert_or_name(self, job: Job) -> Outcome:
+        try:
+            return self._convert(job)
+        except MemoryError:
+            raise MemoryError(f"while {job.path} was decoded") from None
 
     def _convert(self, job: Job) -> Outcome:
         digest = None
@@ -89,8 +95,6 @@ class Converter:
             image = _resampled(decoded.image, self.target.tile_size) if self.target.resample else decoded.image
         except Rejection as rejection:
             return Refused(str(rejection), digest)
-        except MemoryError:
-            raise MemoryError(f"while {job.path} was decoded") from None
         pixels = image.tobytes()
         size = (image.height, image.width)
         if size == self.target.tile_size:

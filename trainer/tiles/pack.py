@@ -259,7 +259,8 @@ def _writing(store: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{store} could not be written, and nothing of it is left: {error}") from None
     except MemoryError as error:
-        raise RunError(f"{store} could not be written: out of memory {error}; nothing of it is left") from None
+        what = f"out of memory {error}".strip()
+        raise RunError(f"{store} could not be written: {what}; nothing of it is left") from None
     except BrokenProcessPool:
         raise RunError(
             f"{store} could not be written: a process that decodes was killed (out of memory?); nothing of it is left"
