@@ -12,6 +12,7 @@ from analysis.collect import Model, Predictions, Run
 from analysis.evaluation import Evaluation
 from analysis.kinds import UNKNOWN
 from analysis.scores import log_probabilities
+from trainer.config import load_config
 from trainer.temperature import fit_temperature
 from trainer.wording import counted
 
@@ -96,6 +97,6 @@ def seeds(evaluated: Sequence[Evaluated]) -> list[list[Evaluated]]:
 
 
 def _but_for_the_seed(run: Run) -> str:
-    config = yaml.safe_load(run.config)
-    compared = {section: options for section, options in config.items() if section not in ("run", "scale", "search")}
+    config = load_config(run.directory.config_file)
+    compared = config.model_dump(mode="json", exclude={"run", "scale", "search"})
     return yaml.safe_dump([compared, run.identity["data"]["tiles"]["fingerprint"]], sort_keys=True)

@@ -78,8 +78,8 @@ KINDS = {
     ".pth": ("torch", "pickle"),
     ".safetensors": ("torch", "pickle"),
     ".npy": ("npy", "pickle"),
-    ".yaml": ("yaml", "pickle"),
-    ".parquet": ("parquet", "pickle"),
+    ".yaml": ("yaml",),
+    ".parquet": ("parquet",),
 }
 """What stands in for a file of a kind; a pickle does for all others."""
 
@@ -155,9 +155,13 @@ class Scene:
         tiles = str(self.folder / "stores" / "elsewhere")
         return trainer(["predict", str(self.run.path), tiles, "--out", str(self.folder / out), "--debug"])
 
+    def report(self) -> int:
+        out = str(self.folder / "report")
+        return analysis(["report", str(self.run.path), "--out", out, "--measured-maps", "0", "--no-audit"])
+
     def open(self, file: Path) -> list[int]:
         """Runs every command that opens a file; their exit codes."""
-        run, out = str(self.run.path), str(self.folder / "report")
+        run = str(self.run.path)
         if file.parts[0] == "stores":
             return [trainer(["verify", str(self.folder / file.parent)]), self.train()]
         if file.parts[0] == "sources":
@@ -166,10 +170,11 @@ class Scene:
             return [self.train("--model.weights", str(self.folder / file))]
         if file.parts[0] == "predictions.parquet":
             return [self.predict(file.name), analysis(["compare", str(self.folder / file), run])]
-        if file.parts[0] == "runs":
+        if file.suffix in (".pt", ".safetensors") or file.name == MANIFEST:
             export = ["export", run, "--format", "safetensors", "--out", str(self.folder / "export.safetensors")]
-            report = ["report", run, "--out", out, "--measured-maps", "0", "--no-audit"]
-            return [analysis(report), self.predict("new.parquet"), trainer(export), self.train()]
+            return [self.report(), self.predict("new.parquet"), trainer(export), self.train()]
+        if file.parts[0] == "runs":
+            return [self.report(), self.train()]
         return [self.train()]
 
 
