@@ -1,8 +1,8 @@
-"""What many tests share: demo tiles, packed once a session, and a configuration small enough to train in seconds."""
+"""What many tests share: demo tiles, packed once a session; a configuration that trains in seconds; an object store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 import yaml
 from hypothesis import settings
 
+from tests.object_store import Store, free_port
 from trainer.config import Config, load_config
 from trainer.tiles.pack import pack
 from trainer.tiles.synthetic import write_source
@@ -65,3 +66,20 @@ def write_config(file: Path, stores: tuple[Path, Path], storage: Path, options: 
         content.setdefault(section, {})[option] = value
     file.write_text(yaml.safe_dump(content))
     return file
+
+
+@pytest.fixture(scope="session")
+def credentials() -> Iterator[None]:
+    """As they are given to the program: in the environment."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "never-shown")
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def store(credentials: None) -> Iterator[Store]:  # noqa: ARG001
+    store = Store(free_port())
+    yield store
+    store.kill()

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,19 +219,24 @@ def best_good(run: RunDir, history: list[Json], metric: str) -> Checkpoint:
 def prune(run: RunDir, keep: int) -> None:
     """Removes checkpoints beyond the best, the latest and `keep` - 2 older ones, and all that no longer count.
 
-    So are those that an attempt was writing when it was killed.
+    So are those that an earlier attempt was writing when it was killed. All is looked up before it is judged: what a
+    later attempt writes meanwhile, which may have taken the run over, is not among it.
     """
-    for unfinished in run.checkpoints_dir.glob(".step-*.tmp"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    found, unfinished = [[*run.checkpoints_dir.glob(pattern)] for pattern in ("step-*", ".step-*.tmp")]
+    newest = f"-a{run.newest_attempt():04d}.tmp"
+    for path in unfinished:
+        if not path.name.endswith(newest):
+            shutil.rmtree(path, ignore_errors=True)
     counted = listed(run)
     best = read_json(run.best_file)["checkpoint"] if run.best_file.exists() else None
     spare = keep - 1 - any(c.path.name == best for c in counted[1:])
     kept = {c.path.name for c in counted[: 1 + spare]} | {best}
-    for path in run.checkpoints_dir.glob("step-*"):
+    for path in found:
         if path.name not in kept:
             # Renamed first: nobody sees a half of it, and a file that is still being read holds nothing up.
-            removed = path.rename(path.with_name(f".{path.name}.tmp"))
-            shutil.rmtree(removed, ignore_errors=True)
+            with suppress(FileNotFoundError):  # as where a later attempt has removed it
+                removed = path.rename(path.with_name(f".{path.name}.tmp"))
+                shutil.rmtree(removed, ignore_errors=True)
 
 
 def store_base(run: RunDir, sha256: str, data: bytes) -> None:

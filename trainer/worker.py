@@ -379,8 +379,10 @@ def list_tiles(plan: Plan, data: RunData, attempt: int, position: Position, why:
 
 
 def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Position) -> None:
-    """Commits a checkpoint of this position, and what follows from it."""
-    check_is_newest(plan, attempt)
+    """Commits a checkpoint of this position, and what follows from it.
+
+    An attempt that was stopped in the midst of one of these acts, and lost the run, does not begin the next.
+    """
     facts = {
         "epoch": position.epoch,
         "config_hash": plan.config_hash,
@@ -389,8 +391,11 @@ def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Pos
         "world_size": ranks.world_size,
         "micro_batch": plan.micro_batch,
     }
+    check_is_newest(plan, attempt)
     commit(plan.run, position.step, attempt, learner.tensors(), learner.state(position), facts)
+    check_is_newest(plan, attempt)
     write_history(plan.run, position.history, plan.config.loop.best_metric)
+    check_is_newest(plan, attempt)
     prune(plan.run, plan.config.loop.keep)
 
 

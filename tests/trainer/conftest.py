@@ -1,14 +1,14 @@
-"""What several tests of the trainer share: a trained run; an object store, and a mirror in it or in a folder."""
+"""What several tests of the trainer share: a trained run, and a mirror in an object store or in a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_config
-from tests.object_store import Store, contents, free_port
+from tests.object_store import Store, contents
 from trainer.__main__ import main
 from trainer.rundir import RunDir
 
@@ -23,23 +23,6 @@ def trained_run(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
     config = write_config(folder / "config.yaml", stores, folder / "runs", options)
     assert main(["train", str(config), "--debug"]) == 0
     return RunDir(folder / "runs" / "small")
-
-
-@pytest.fixture(scope="session")
-def credentials() -> Iterator[None]:
-    """As they are given to the program: in the environment."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "never-shown")
-        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield
-
-
-@pytest.fixture(scope="session")
-def store(credentials: None) -> Iterator[Store]:  # noqa: ARG001
-    store = Store(free_port())
-    yield store
-    store.kill()
 
 
 @pytest.fixture(params=["s3", "file"])

@@ -135,6 +135,13 @@ def test_prune_keeps_best_latest_and_older_ones(run: RunDir) -> None:
     assert json.loads(run.best_file.read_text())["step"] == 2
 
 
+def test_prune_removes_what_was_being_written_but_not_by_the_newest_attempt(run: RunDir) -> None:
+    for attempt in (claim(run, 0), claim(run, 0)):
+        (run.checkpoints_dir / f".step-00000003-a{attempt:04d}.tmp").mkdir(parents=True)
+    ck.prune(run, keep=3)
+    assert [path.name for path in run.checkpoints_dir.iterdir()] == [".step-00000003-a0002.tmp"]
+
+
 def test_the_best_is_the_best_that_is_good(run: RunDir) -> None:
     history = []
     for step, value in ((1, 0.7), (2, 0.2), (3, 0.4)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.object_store import Store, contents, local
+from tests.object_store import contents, local
 from tests.processes import on_ranks
 from tests.trainer.conftest import Look
 from trainer import checkpoint as ck
@@ -148,18 +148,3 @@ def test_an_attempt_that_lost_its_run_writes_no_checkpoint(
     found = contents(folder)
     assert not [name for name in found if "manifest" in name or "metrics" in name]
     assert bool(found) == (when == "meanwhile")
-
-
-def test_a_damaged_checkpoint_of_the_mirror_is_not_gone_on_from(tmp_path: Path, store: Store) -> None:
-    run, base = small_run(tmp_path / "runs")
-    first, second = commit(run, 1), commit(run, 2)
-    assert copy(store.uri(f"bucket/{tmp_path.name}"), run, base) == []
-    key = f"{tmp_path.name}/small/checkpoints/{second.path.name}/state.pt"
-    data = bytearray(store.objects(key)[""])
-    data[len(data) // 2] ^= 1
-    store.client.put_object(Bucket="bucket", Key=key, Body=bytes(data))
-    elsewhere = RunDir(tmp_path / "elsewhere" / "small")
-    elsewhere.storage.mkdir()
-    said = Mirror(store.uri(f"bucket/{tmp_path.name}"), elsewhere).fetch()
-    assert f"{second.path.name} of the mirror is not used: state.pt" in said[0]
-    assert [c.path.name for c in ck.listed(elsewhere)] == [first.path.name]
