@@ -53,9 +53,10 @@ class StopSignals:
         return self._asked_at is not None
 
     def _listen(self) -> None:
-        while not self._over.is_set():
-            if taken := signal.sigtimedwait(STOP_SIGNALS, POLL_S):
-                self._ask(taken.si_signo)
+        # Python's sigtimedwait answers with a signal that nobody sent when the program was suspended and continued.
+        while not self._over.wait(POLL_S):
+            for number in signal.sigpending().intersection(STOP_SIGNALS):
+                self._ask(signal.sigwait({number}))
 
     def _ask(self, number: int) -> None:
         if self._asked_at is None:

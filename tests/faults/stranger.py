@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import encodings.idna
 import http.client
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-import torch.distributed as dist
 
 from tests.faults.starts import FORKS
 
@@ -35,6 +34,11 @@ CALLS = (
 )
 """Of Ray's services, what changes nothing where it is answered."""
 PAGES = ("/", "/api/version", "/api/jobs/", "/nodes?view=summary", "/api/cluster_status", "/metrics", "/logs")
+
+
+REFUSED, TORCH_STORE = "refused", "torch's store"
+TORCH_PING = struct.pack("<BIBI", 0, 0x3C85F7CE, 13, 5612)
+"""What a client of torch's store begins with: a magic number, then a ping (c10d's TCPStore)."""
 
 
 def ask(function: Callable[..., T], *arguments: Any) -> T:
@@ -89,16 +93,10 @@ def connected(sockets: Iterable[Path]) -> list[Path]:
 
 def answers(ports: Iterable[int], token: str | None) -> dict[int, list[str]]:
     """What ports answer to one who has this token, or none: calls of Ray's services, pages, a torch store's value."""
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        found = {
-            port: [pool.submit(_calls, port, token), pool.submit(_pages, port, token), pool.submit(_values, port)]
-            for port in ports
-        }
-        said = {port: [word for each in asked for word in each.result()] for port, asked in found.items()}
-    return {port: words for port, words in said.items() if words}
+    return {port: said for port in ports if (said := _called(port, token) or _shown(port, token) or _kept(port))}
 
 
-def _calls(port: int, token: str | None) -> list[str]:
+def _called(port: int, token: str | None) -> list[str]:
     metadata = [("authorization", f"Bearer {token}")] if token else []
     answered = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -108,30 +106,37 @@ def _calls(port: int, token: str | None) -> list[str]:
                 answered.append(call)
             except grpc.RpcError as error:
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    break  # it does not speak this language
-    return answered
+                    return []  # it does not speak this language
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    answered.append(REFUSED)
+    return sorted(set(answered))
 
 
-def _pages(port: int, token: str | None) -> list[str]:
+def _shown(port: int, token: str | None) -> list[str]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     answered = []
     for page in PAGES:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
             connection.request("GET", page, headers=headers)
-            if (answer := connection.getresponse()).status < 400:
-                answered.append(f"{page} {answer.status}")
-            connection.close()
+            status = connection.getresponse().status
         except (OSError, http.client.HTTPException):
-            break
-    return answered
+            return []
+        finally:
+            connection.close()
+        if status < 400:
+            answered.append(page)
+        elif status in (401, 403):
+            answered.append(REFUSED)
+    return sorted(set(answered))
 
 
-def _values(port: int) -> list[str]:
-    with suppress(RuntimeError, OSError):
-        store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=ANSWER_S))
-        store.set("stranger", "was here")
-        return ["torch's store"]
+def _kept(port: int) -> list[str]:
+    """A torch store answers `validate` and a ping by what it was sent."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
+        connection.sendall(TORCH_PING)
+        if connection.recv(4) == TORCH_PING[-4:]:
+            return [TORCH_STORE]
     return []
 
 

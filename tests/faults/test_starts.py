@@ -140,7 +140,7 @@ def test_of_two_fresh_starts_at_once_one_trains(
     fault.figure = f"one trained in {fault.times} of {fault.times}; the old run whole in {fault.times} of {fault.times}"
 
 
-@pytest.mark.fault(15, "a start beside one that trains", "refused; no file's content, no time, no listing changes")
+@pytest.mark.fault(15, "a start beside one that trains", "refused; it changes no file, time or listing")
 def test_a_start_beside_one_that_trains_changes_nothing(fault: Fault, few: tuple[Path, Path], tmp_path: Path) -> None:
     """The one that trains is stopped meanwhile, so that every change would be the other's."""
     place = Place(tmp_path, few, {"loop.checkpoint_every": 1, "loop.epochs": 4})

@@ -64,3 +64,21 @@ def test_a_second_int_counts_only_after_a_while(monkeypatch: pytest.MonkeyPatch)
 def test_a_library_that_takes_signals_over_gets_none(number: signal.Signals) -> None:
     done = subprocess.run([sys.executable, "-c", TAKEN_OVER, str(int(number))], check=False)
     assert done.returncode == 0
+
+
+def test_being_suspended_and_continued_is_no_request() -> None:
+    """As by a batch system that gives a node to others for a while, or by Ctrl-Z and `fg`."""
+    code = (
+        "import sys; from trainer.stop import StopSignals\n"
+        "with StopSignals() as requests: print('in', flush=True); input(); sys.exit(4 if requests.asked() else 0)"
+    )
+    program = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    program.stdout.readline()
+    for _ in range(3):
+        program.send_signal(signal.SIGSTOP)
+        time.sleep(2 * stop.POLL_S)
+        program.send_signal(signal.SIGCONT)
+        time.sleep(2 * stop.POLL_S)
+    program.communicate("\n")
+    assert program.returncode == 0
