@@ -25,6 +25,9 @@ ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Pages of metrics, which answer anybody, on ports that all of a node's jobs would share. There is no such port.
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
     # A training step allocates and frees the same memory again and again. By default glibc gives it back to the system
     # each time, most of all in threads other than the main one, and page faults take a third of the step.
     "MALLOC_ARENA_MAX": "1",

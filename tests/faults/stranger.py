@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import encodings.idna
+import encodings.idna  # noqa: F401  # by which names of hosts are read; it could not be imported later
 import http.client
 import os
 import socket
