@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.request import Request as Ask
 from urllib.request import urlopen
 
 import pytest
@@ -80,9 +81,10 @@ SPOILT: dict[str, tuple[Spoil, bool]] = {
     "answers half a second late": (partial(delay, 0.5), False),
 }
 """How, and whether nothing can be copied meanwhile."""
+QUICK = "answers 500"
 
 
-@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("how", [QUICK, *(pytest.param(how, marks=pytest.mark.slow) for how in SPOILT if how != QUICK)])
 @pytest.mark.fault(17, "the mirror", "training goes on and says so; the mirror is whole in the end")
 def test_training_goes_on_without_its_mirror(
     fault: Fault, make_config: MakeConfig, tmp_path: Path, store: Store, proxy: Proxy, how: str
@@ -121,6 +123,7 @@ def copy_all(uri: str, run: RunDir, base: Path) -> int:
     return len(copy(uri, run, base))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(17, "SIGKILL in the middle of each upload of a run", "what is half there is never gone on from")
 def test_killed_in_the_middle_of_an_upload(fault: Fault, tmp_path: Path, store: Store, proxy: Proxy) -> None:
     run, base = small_run(tmp_path / "runs")
@@ -209,7 +212,8 @@ def test_a_damaged_checkpoint_of_the_mirror_is_not_gone_on_from(
 def test_wrong_credentials_are_refused(fault: Fault, stores: tuple[Path, Path], tmp_path: Path) -> None:
     store = Store(free_port())
     try:
-        urlopen(f"http://127.0.0.1:{store.port}/moto-api/reset-auth", data=b"0").close()  # from now on it asks for them
+        asking = f"http://127.0.0.1:{store.port}/moto-api/reset-auth"  # from now on it looks at them
+        urlopen(Ask(asking, data=b"0", headers={"Content-Type": "text/plain"})).close()
         place = Place(tmp_path, stores, {"run.mirror": store.uri("bucket/a")})
         code, said = place.train("one").end()
     finally:
