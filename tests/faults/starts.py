@@ -24,7 +24,7 @@ from trainer.tiles.synthetic import write_source
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.starts", "trainer.launch"])
-LIMIT_S = 90.0
+LIMIT_S = 300.0
 
 
 class Fork:
