@@ -31,6 +31,13 @@ def refuse_foreign(out: Path) -> None:
                 raise UsageError(f"--out {out}: lies in the {what} {folder}; name a folder outside of it")
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Writes a file in one step: who is killed leaves the old one or the new one."""
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)
+
+
 @contextmanager
 def made(out: Path) -> Iterator[None]:
     """Makes the folder, to be written to while the context lasts.

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from trainer.durable import sync, write_atomic
+from trainer.durable import naming, sync, write_atomic
 from trainer.ema import evaluated
 from trainer.errors import RunError, is_out_of_memory
 from trainer.model import build
@@ -60,21 +60,28 @@ def commit(
     name = f"step-{step:08d}-a{attempt:04d}"
     final, temporary = run.checkpoints_dir / name, run.checkpoints_dir / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_atomic(
-        temporary / TENSORS, save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
-    )
-    write_atomic(temporary / STATE, _torch_bytes(state))
-    files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
-    manifest = {"step": step, "attempt": attempt, **facts, "files": files}
-    write_json(temporary / MANIFEST, {**manifest, "sha256": _digest(manifest)})
-    sync(temporary)
-    temporary.replace(final)
-    sync(run.checkpoints_dir)
+    try:
+        with naming(final):
+            temporary.mkdir(parents=True)
+            _write(temporary, tensors, state, {"step": step, "attempt": attempt, **facts})
+            temporary.replace(final)
+            sync(run.checkpoints_dir)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # it would take the room that the next one needs
+        raise
     checkpoint = Checkpoint(step, attempt, final)
     if flaw := find_flaw(checkpoint):
         raise RunError(f"{final}: was written, but does not read back ({flaw}); check the storage")
     return checkpoint
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], facts: Json) -> None:
+    """Writes a checkpoint's files, its manifest last."""
+    write_atomic(folder / TENSORS, save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}))
+    write_atomic(folder / STATE, _torch_bytes(state))
+    manifest = {**facts, "files": {file.name: _describe(file) for file in sorted(folder.iterdir())}}
+    write_json(folder / MANIFEST, {**manifest, "sha256": _digest(manifest)})
+    sync(folder)
 
 
 def find_flaw(checkpoint: Checkpoint) -> str | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trainer.config import Config
 from trainer.durable import write_atomic
 from trainer.errors import Problems, RunError, UsageError
-from trainer.rundir import Json
+from trainer.rundir import RESTORE, Json
 from trainer.tiles.loader import TileSet
 from trainer.tiles.nonorm import refuse_twin
 from trainer.tiles.split import SPLITS, split_tiles
@@ -150,19 +150,17 @@ def write_split(file: Path, data: RunData) -> None:
 
 
 def _split(config: Config, index: pd.DataFrame, file: Path | None) -> NDArray[np.str_]:
-    if file is not None and file.exists():
-        return _read_split(file, index)
-    return split_tiles(index, config.data, config.run.seed)
+    return split_tiles(index, config.data, config.run.seed) if file is None else _read_split(file, index)
 
 
 def _read_split(file: Path, index: pd.DataFrame) -> NDArray[np.str_]:
     try:
         split = pd.read_parquet(file).set_index("tile_id")["split"]
     except Exception as error:  # pyarrow raises many kinds for a damaged file
-        raise RunError(f"{file}: cannot be read ({error}); restore it, or start over with --fresh") from None
+        raise RunError(f"{file}: cannot be read ({error}); {RESTORE}") from None
     splits = split.reindex(index["tile_id"])
     if splits.isna().any():
-        raise RunError(f"{file}: does not hold this store's tiles; restore it, or start over with --fresh")
+        raise RunError(f"{file}: does not hold this store's tiles; {RESTORE}")
     return splits.to_numpy().astype("<U5")
 
 

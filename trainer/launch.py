@@ -113,7 +113,7 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
     elif mirror and _brought(mirror, console):
         plan, data, base = make_plan(config, machine)
     _make_directory(plan.run.path)
-    with RunLock(plan.run) as lock:
+    with RunLock(plan.run, config.scale.timeout_s) as lock:
         write_run(plan, data, base)
         if is_finished(plan, data):
             _complete_mirror(plan, mirror, console)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer.errors import RunError
-from trainer.rundir import Json, RunDir, now, read_json, write_json
+from trainer.rundir import RESTORE, Json, RunDir, now, read_json, write_json
 from trainer.space import Parameters
 
 ENDED = ("done", "stopped", "diverged", "failed")
@@ -75,7 +75,7 @@ class Ledger:
             try:
                 record = Record(**read_json(run.trial_file))
             except TypeError:
-                raise RunError(f"{run.trial_file}: is damaged (another content than a trial's)") from None
+                raise RunError(f"{run.trial_file}: is damaged (another content than a trial's); {RESTORE}") from None
             self.add(run, record)
             if not record.has_ended:
                 self.end(run.name, "waiting", record.message)
@@ -163,9 +163,14 @@ class Ledger:
         """A trial's value after each epoch; of one that was stopped early, up to the one after which it was.
 
         Its workers may have gone on while that was decided.
+
+        Raises:
+            RunError: where the file that holds them is damaged, or has fewer than are known of.
         """
-        record = self._records[name]
-        values = [line[self._metric] for line in self._runs[name].read_metrics()]
+        record, run = self._records[name], self._runs[name]
+        values = [line[self._metric] for line in run.read_metrics()]
+        if record.status == "done" and len(values) < record.epoch:
+            raise RunError(f"{run.metrics_file}: has {len(values)} of {record.epoch} epochs; {RESTORE}")
         return values[: record.epoch] if record.status == "stopped" else values
 
     def _look(self, record: Record) -> None:

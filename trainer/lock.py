@@ -15,6 +15,7 @@ from trainer.durable import create_exclusive
 from trainer.errors import RunError
 from trainer.job import job_id, job_restarts
 from trainer.rundir import Json, Workplace, json_bytes, now, read_json, write_json
+from trainer.stall import answered_within
 
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
@@ -29,10 +30,12 @@ class RunLock:
 
     An earlier start of the same batch job is over. A lock of a process of this boot of this host is judged by that
     process; any other by its heartbeat, which must stand still for 20 s by our own clock before the run is taken over.
+    The heartbeat is also what notices that the storage does not answer.
     """
 
-    def __init__(self, run: Workplace):
-        self.run = run
+    def __init__(self, run: Workplace, limit_s: float = 180.0):
+        """Where the storage does not answer for `limit_s`, this process ends, whatever else in it waits for that."""
+        self.run, self._limit_s = run, limit_s
         self._ended = threading.Event()
         self._me: Json = {
             "host": socket.gethostname(),
@@ -47,7 +50,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         taken_over = False
-        while not create_exclusive(self.run.lock_file, json_bytes({**self._me, "beats": 0})):
+        while not self._create():
             self._refuse_or_remove()
             taken_over = True
         if taken_over:
@@ -61,8 +64,10 @@ class RunLock:
     ) -> None:
         self._ended.set()
         self._beating.join()
-        if self._is_mine():
-            self.run.lock_file.unlink(missing_ok=True)
+        with answered_within(self._limit_s, self.run.path):
+            if self._is_mine():
+                with suppress(OSError):  # whoever starts next sees that this process is over
+                    self.run.lock_file.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises a RunError where somebody has taken over what this holds, as after a cut-off that looked like death.
@@ -77,6 +82,10 @@ class RunLock:
         if not self._beating.is_alive():
             self.check()
 
+    def _create(self) -> bool:
+        with answered_within(self._limit_s, self.run.path):
+            return create_exclusive(self.run.lock_file, json_bytes({**self._me, "beats": 0}))
+
     def _settle(self) -> None:
         """Of two that found the same dead lock, the slower one has removed the quicker one's; that one ends here."""
         time.sleep(SETTLE_S)
@@ -85,10 +94,13 @@ class RunLock:
 
     def _beat(self) -> None:
         beats = 0
-        while not self._ended.wait(HEARTBEAT_S) and not self._taker():
-            beats += 1
-            with suppress(OSError):  # a full disk now is no reason to be taken for dead later
-                write_json(self.run.lock_file, {**self._me, "beats": beats})
+        while not self._ended.wait(HEARTBEAT_S):
+            with answered_within(self._limit_s, self.run.path):
+                if self._taker():
+                    return
+                beats += 1
+                with suppress(OSError):  # a full disk now is no reason to be taken for dead later
+                    write_json(self.run.lock_file, {**self._me, "beats": beats})
 
     def _is_mine(self) -> bool:
         """Whether nobody has taken the run over, as somebody may while this process is suspended."""
@@ -102,7 +114,7 @@ class RunLock:
         try:
             holder = json.loads(self.run.lock_file.read_bytes())
         except FileNotFoundError:
-            return "another start"
+            return "another start" if self.run.path.exists() else None
         except (OSError, ValueError):
             return None
         return None if self._me.items() <= holder.items() else f"process {holder.get('pid')} on {holder.get('host')}"

@@ -21,8 +21,9 @@ from trainer.identity import check_same, derived_name, digest
 from trainer.job import is_requeued_from, job_id
 from trainer.model import build, cut, resolve_norm
 from trainer.predictions import predicted_by
-from trainer.rundir import Json, RunDir, SearchDir, Workplace, now, read_json, write_json
+from trainer.rundir import RESTORE, Json, RunDir, SearchDir, Workplace, now, read_json, write_json
 from trainer.scale import Machine, Scale, resolve
+from trainer.stall import answered_within
 from trainer.strict_yaml import read_yaml
 from trainer.tiles.order import batch_bounds
 from trainer.weights import Base, load_base
@@ -87,6 +88,8 @@ def make_plan(
     problems = Problems()
     with problems.kept():
         refuse_lost(config.run.storage, "run.storage")
+    with answered_within(config.scale.timeout_s, config.run.storage):
+        config.run.storage.exists()  # all that follows would wait for it
     with problems.kept():
         base = base or load_base(config.model.weights, config.run.seed)
     with problems.kept():
@@ -140,10 +143,13 @@ def write_run(plan: Plan, data: RunData, base: Base) -> None:
 
     Raises:
         UsageError: naming the fields in which the run that has this name differs.
+        RunError: where nothing says any more what the run is that has begun there.
     """
     if plan.run.identity_file.exists():
         known = plan.run.read_identity()["identity"]
         check_same(plan.run, known, plan.identity, IDENTITY_DEFAULTS)
+    elif plan.run.has_begun():
+        raise RunError(f"{plan.run.identity_file}: is missing, and a run has begun there; {RESTORE}")
     else:
         plan.run.path.mkdir(parents=True, exist_ok=True)
         write_split(plan.run.split_file, data)
@@ -184,9 +190,10 @@ def as_begun(plan: Plan) -> Plan:
 
 def is_finished(plan: Plan, data: RunData) -> bool:
     """Whether every part has the predictions of the best checkpoint, and that is calibrated: training's last act."""
-    if not plan.run.best_file.exists():
+    try:
+        best = read_json(plan.run.best_file)
+    except RunError:  # missing or damaged: it is made again, of the history in the newest checkpoint
         return False
-    best = read_json(plan.run.best_file)
     parts = [predicted_by(plan.run.predictions_file(part)) for part in data.evaluated()]
     return Calibration.read(best).is_whole and all(part == best["checkpoint"] for part in parts)
 

@@ -110,7 +110,7 @@ def _predict(request: Request, machine: Machine, stop: StopSignals, *, debug: bo
         window(source, trained, resample=request.resample)
     scale = resolve(request.scale, machine)
     _make_directory(parts.path)
-    with RunLock(parts) as lock:
+    with RunLock(parts, request.scale.timeout_s) as lock:
         precision = _settle(parts, comes_from, trained, scale, machine)
         try:
             made = _open(request, trained, source, parts, stop)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trainer.durable import write_atomic
 from trainer.errors import RunError
+from trainer.rundir import RESTORE
 from trainer.standard_error import Indices
 
 MORE = ("predicted", "probability")
@@ -92,6 +93,6 @@ def read_predictions(file: Path) -> Predicted:
         labels = np.asarray(pd.Categorical(frame["label"], categories=classes).codes, dtype=np.int64)
         logits = np.stack(frame["logits"].to_list()) if len(frame) else np.zeros((0, len(classes)))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise RunError(f"{file}: cannot be read ({error})") from None
+        raise RunError(f"{file}: cannot be read ({error}); {RESTORE}") from None
     groups = pd.factorize(frame["group"])[0]
     return Predicted(logits.astype(np.float32), labels, groups if (groups >= 0).all() else None)

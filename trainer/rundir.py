@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
-from trainer.durable import create_exclusive, write_atomic
+from trainer.durable import create_exclusive, naming, write_atomic
 from trainer.errors import RunError
 
 Json = dict[str, Any]
+RESTORE = "restore it, or start over with --fresh"
+"""What to do about a file without which it is not known what was begun."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,10 @@ class RunDir(Workplace):
         made = [*self.predictions_dir.glob("[!.]*.parquet"), *self.tensorboard_dir.glob("events.*")]
         return [file for file in (*files, *sorted(made)) if file.exists()]
 
+    def has_begun(self) -> bool:
+        """Whether anything was trained here."""
+        return self.newest_attempt() > 0 or any(self.checkpoints_dir.glob("step-*"))
+
     def read_identity(self) -> Json:
         """run.json's content; a RunError naming the file where it is missing or damaged."""
         return read_json(self.identity_file)
@@ -221,6 +227,11 @@ class SearchDir(Workplace):
         found = [RunDir(file.parent) for file in self.trials_dir.glob("*/trial.json")]
         return sorted(found, key=lambda run: (len(run.name), run.name))
 
+    def unknown(self) -> list[RunDir]:
+        """Trials and final runs of which nothing is known but that they began."""
+        begun = [RunDir(file.parent) for file in sorted(self.path.glob("*/*/run.json"))]
+        return [run for run in begun if not run.trial_file.exists()]
+
     def finals(self) -> list[RunDir]:
         """The final runs so far, of every choice that was ever made."""
         return [RunDir(file.parent) for file in sorted(self.final_dir.glob("*/trial.json"))]
@@ -281,18 +292,20 @@ def read_json(file: Path) -> Json:
     except OSError as error:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise RunError(f"{file}: is damaged (not JSON); restore it, or start over with --fresh") from None
+        raise RunError(f"{file}: is damaged (not JSON); {RESTORE}") from None
     if not isinstance(content, dict):
-        raise RunError(f"{file}: is damaged (not a JSON object); restore it, or start over with --fresh")
+        raise RunError(f"{file}: is damaged (not a JSON object); {RESTORE}")
     return content
 
 
 def read_json_lines(file: Path) -> list[Json]:
-    """A file of one JSON object a line."""
+    """A file of one JSON object a line; a RunError naming it where it is missing or damaged."""
     try:
         return [json.loads(line) for line in file.read_text().splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file}: cannot be read ({error})") from None
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{file}: is damaged ({error}); restore it, or take the line out that is") from None
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -306,11 +319,17 @@ def write_json_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_json_line(file: Path, line: Mapping[str, Any]) -> None:
-    """Adds one JSON object to a file of one a line, durably."""
-    with file.open("a") as stream:
-        stream.write(json.dumps(line) + "\n")
+    """Adds one JSON object to a file of one a line, durably. A line that a crash has cut short spoils no other."""
+    with naming(file), file.open("a+b") as stream:
+        whole = stream.tell() == 0 or _last_byte(stream) == b"\n"
+        stream.write((b"" if whole else b"\n") + json.dumps(line).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _last_byte(stream: BinaryIO) -> bytes:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read()
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

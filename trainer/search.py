@@ -24,7 +24,7 @@ from trainer.lock import RunLock
 from trainer.loop import scores
 from trainer.predictions import Predicted, read_predictions
 from trainer.progress import say
-from trainer.rundir import now, write_json
+from trainer.rundir import RESTORE, SearchDir, now, write_json
 from trainer.search_display import Draw, SearchDisplay, described_all
 from trainer.search_plan import SearchPlan, make_search_plan
 from trainer.search_preview import preview
@@ -51,7 +51,7 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
         if fresh and plan.search.path.exists():
             _move_aside(plan, console)
         plan.search.trials_dir.mkdir(parents=True, exist_ok=True)
-        with RunLock(plan.search) as lock:
+        with RunLock(plan.search, config.scale.timeout_s) as lock:
             search = Search(plan, data, base, console, draw, lock)
             if retry_failed:
                 search.trials.retry_failed()
@@ -72,10 +72,19 @@ def _move_aside(plan: SearchPlan, console: Console) -> None:
     say(f"the old search {search.name} is now {aside}", console)
 
 
+def _check_known(search: SearchDir) -> None:
+    """Raises a RunError where nothing says any more what the search is, or one of its trials, that has begun there."""
+    if search.trials() and not search.exists():
+        raise RunError(f"{search.search_file}: is missing, and a search has begun there; {RESTORE}")
+    for run in search.unknown():
+        raise RunError(f"{run.trial_file}: is missing, and a trial has begun there; {RESTORE}")
+
+
 class Search:
     """A search that this program holds: its plan, and what is known of its trials and final runs."""
 
     def __init__(self, plan: SearchPlan, data: RunData, base: Base, console: Console, draw: Draw, lock: RunLock):
+        _check_known(plan.search)
         self._state = plan.search.read() if plan.search.exists() else plan.description(data)
         plan = plan.as_begun(self._state)
         self.plan, self.data, self.console, self._draw, self._lock = plan, data, console, draw, lock

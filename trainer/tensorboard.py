@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trainer.durable import naming
 from trainer.rundir import Json
 
 HPARAMS = ".hparams"
@@ -17,19 +19,27 @@ TOLD_OTHERWISE = {"epoch", "step", "attempt", "world_size"}
 def with_events(report: Callable[[Json], bool], folder: Path, attempt: int) -> Callable[[Json], bool]:
     """`report`, which also writes each epoch's figures to an event file of this attempt.
 
-    What an earlier attempt wrote of an epoch that is trained again does not count, as its first event says.
+    What an earlier attempt wrote of an epoch that is trained again does not count, as its first event says. Where it
+    cannot be written, that is said, and is no reason to train no more.
     """
     files: list[_EventFile] = []
 
+    def write(record: Json) -> None:
+        if not files:
+            files.append(_EventFile(folder, f".a{attempt:04d}"))
+            files[0].begin(record["epoch"])
+        for key in record.keys() - TOLD_OTHERWISE:
+            files[0].scalar(key, record[key], record["epoch"])
+        files[0].flush()
+
     def report_and_write(message: Json) -> bool:
         if message["phase"] == "epoch":
-            record = message["record"]
-            if not files:
-                files.append(_EventFile(folder, f".a{attempt:04d}"))
-                files[0].begin(record["epoch"])
-            for key in record.keys() - TOLD_OTHERWISE:
-                files[0].scalar(key, record[key], record["epoch"])
-            files[0].flush()
+            try:
+                write(message["record"])
+            except OSError as error:
+                files.clear()  # a file that ends in the middle of an event: what follows goes into another
+                lost = f"TensorBoard will not show epoch {message['record']['epoch']}: {error}"
+                report({"phase": "note", "lines": [lost]})
         return report(message)
 
     return report_and_write
@@ -54,9 +64,11 @@ class _EventFile:
     def __init__(self, folder: Path, suffix: str):
         from tensorboardX.event_file_writer import EventsWriter  # slow to import
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), suffix)
-        weakref.finalize(self, self._writer.close)
+        self._folder = folder
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"), suffix)
+        weakref.finalize(self, _close, self._writer)
 
     def begin(self, epoch: int) -> None:
         """Says that what other files have from this epoch on is void."""
@@ -79,4 +91,10 @@ class _EventFile:
 
     def flush(self) -> None:
         """Brings all of it to the disk."""
-        self._writer.flush()
+        with naming(self._folder):
+            self._writer.flush()
+
+
+def _close(writer: Any) -> None:
+    with suppress(OSError):  # of what could not be written it was said when it was flushed
+        writer.close()

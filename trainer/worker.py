@@ -306,13 +306,18 @@ def claim(plan: Plan, ranks: Ranks, report: Report) -> Start:
 
 
 def check_is_newest(plan: Plan, attempt: int) -> None:
-    """Nothing is written by an attempt that has lost its run to a later one.
+    """Nothing is written by an attempt that has lost its run to a later one, or from under which its storage has gone.
 
     Raises:
         RunError: where that is so.
     """
     if (newest := plan.run.newest_attempt()) > attempt:
         raise RunError(f"attempt {newest} has taken run {plan.run.name} over from attempt {attempt}, which ends here")
+    if newest < attempt:  # what is there now may be the empty folder on which the storage was mounted
+        raise RunError(
+            f"{plan.run.attempt_file(attempt)}: is gone, and so may be the storage; see to it: the same command then "
+            "goes on"
+        )
 
 
 def resume(learner: Learner, start: Start) -> Position:

@@ -19,7 +19,7 @@ from analysis.audit.findings import PROBLEM, WARNING, Audit
 from analysis.collect import Model, Run
 from analysis.evaluation import group_indices, interval_rule
 from analysis.map_kinds import MapKind
-from analysis.out import made
+from analysis.out import made, write_whole
 from analysis.panels import ABSENT, TILES, has_tile, with_near
 from analysis.report import cells
 from analysis.report.asked import Asked
@@ -118,7 +118,7 @@ def _write(models: Sequence[Model], out: Path, search: Search | None, asked: Ask
         page, text = out / "model-card.md", model_card(sections[0], summary.headline, summary.rule, warnings)
     else:
         page, text = out / "index.html", _render(summary, searched, sections, warnings)
-    page.write_text(text, encoding="utf-8")
+    write_whole(page, text)
     return Report(page, summary.headline, [*(notes.warnings(search) if search else []), *warnings])
 
 

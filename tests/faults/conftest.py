@@ -13,6 +13,8 @@ import pytest
 from rich.console import Console
 
 from tests.faults.ledger import Fault, keep, show
+from tests.faults.small import Small, make_search, make_small
+from tests.trainer.search.searches import Command as SearchCommand
 
 LEDGER = "FAULTS"
 """The environment's name for the file in which the rows are kept, if they shall be."""
@@ -52,3 +54,26 @@ def pytest_terminal_summary(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if file := os.environ.get(LEDGER):
         keep(session.config.stash[FAULTS], Path(file))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A small run that nobody disturbed; not to be changed."""
+    small = make_small(stores, tmp_path_factory.mktemp("undisturbed"))
+    assert small.train() == 0
+    return small
+
+
+@pytest.fixture
+def small_run(stores: tuple[Path, Path], undisturbed: Small, tmp_path: Path) -> Small:
+    """The same run, not yet begun."""
+    return make_small(stores, tmp_path, undisturbed.storage / "weights")
+
+
+@pytest.fixture(scope="session")
+def searched(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a small search that nobody disturbed, and that has ended; not to be changed."""
+    config = make_search(stores, tmp_path_factory.mktemp("searched"))
+    code, output = SearchCommand(config).end()
+    assert code == 0, output
+    return config

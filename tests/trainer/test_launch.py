@@ -39,9 +39,9 @@ OPTIONS: dict[str, object] = {
 class Command:
     """`python -m trainer train` in a process group of its own."""
 
-    def __init__(self, config: Path):
+    def __init__(self, config: Path, *flags: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "train", str(config)],
+            [sys.executable, "-m", "trainer", "train", str(config), *flags],
             cwd=REPOSITORY,
             start_new_session=True,
             stdout=subprocess.PIPE,

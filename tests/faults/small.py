@@ -1,0 +1,60 @@
+"""A small run that saves at every step, for faults to be injected into."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import write_config
+from tests.trainer.search.searches import BASE
+from trainer.__main__ import main
+from trainer.checkpoint import listed, newest_good
+from trainer.rundir import RunDir
+
+OPTIONS: dict[str, object] = {"loop.batch_size": 8, "loop.checkpoint_every": 1, "scale.workers": 1}
+EPOCHS = 2
+
+
+@dataclass(frozen=True)
+class Small:
+    """A run's configuration and place."""
+
+    config: Path
+    run: RunDir
+
+    @property
+    def storage(self) -> Path:
+        return self.run.path.parent
+
+    def train(self, *flags: str) -> int:
+        """The real command, in this process; its exit code."""
+        return main(["train", str(self.config), "--debug", *flags])
+
+    @property
+    def good_step(self) -> int:
+        """The step of the newest checkpoint, of which none is damaged."""
+        checkpoint, said = newest_good(self.run)
+        assert not said
+        return checkpoint.step if checkpoint else 0
+
+    @property
+    def weights(self) -> str:
+        """What was learned at last, to the bit."""
+        return hashlib.sha256((listed(self.run)[0].path / "trained.safetensors").read_bytes()).hexdigest()
+
+
+def make_small(stores: tuple[Path, Path], folder: Path, weights: Path | None = None, **options: object) -> Small:
+    """A run in a folder, which may have the starting weights of another one's storage."""
+    storage = folder / "storage"
+    storage.mkdir(parents=True)
+    if weights:
+        (storage / "weights").symlink_to(weights)
+    config = write_config(folder / "config.yaml", stores, storage, {**OPTIONS, "loop.epochs": EPOCHS, **options})
+    return Small(config, RunDir(storage / "small"))
+
+
+def make_search(stores: tuple[Path, Path], folder: Path) -> Path:
+    """The configuration of a search of three short trials, one after another."""
+    options = {"search.trials": 3, "loop.epochs": 2, "loop.checkpoint_every": 2, "scale.cpus_per_worker": 2}
+    return write_config(folder / "search.yaml", stores, folder / "storage", {**BASE, **options})

@@ -1,0 +1,67 @@
+"""Files of a search, and of its trials, that come to harm while nobody looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.damage import KINDS, restored
+from tests.faults.ledger import Fault
+from tests.object_store import contents
+from tests.trainer.search.searches import search_of
+from trainer.__main__ import main
+
+pytestmark = pytest.mark.slow
+FILES = (
+    "search.json",
+    "trials/0002/trial.json",
+    "trials/0002/metrics.jsonl",
+    "trials/0002/predictions/val.parquet",
+    "trials/0002/run.json",
+    "trials/0002/config.yaml",
+    "trials/0002/split.parquet",
+    "trials/0002/best.json",
+    "trials/0002/attempts/0001.json",
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.fault(
+    11, "a search's file", "nothing is searched again; where the file is needed, it is named with the remedy"
+)
+def test_a_damaged_file_of_a_search_is_not_needed_or_named(
+    fault: Fault, searched: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    fault.injected = f"{name} of a search that has ended truncated, emptied, deleted"
+    file = search_of(searched).path / name
+    came = []
+    for damage in KINDS:
+        with restored(file):
+            damage(file)
+            came.append(start_on_damage(searched, file, capfd))
+        assert main(["tune", str(searched)]) == 0
+        assert "nothing to do" in capfd.readouterr().out
+        fault.times += 1
+    fault.figure = ", ".join(came)
+
+
+def start_on_damage(config: Path, file: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    before = others(config)
+    capfd.readouterr()
+    code = main(["tune", str(config)])
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    assert others(config) == before, "nothing was touched"
+    if code == 0:
+        assert "nothing to do" in said.out
+        return "not needed"
+    assert code == 1
+    assert str(file) in said.err
+    assert "restore it" in said.err
+    return "stops"
+
+
+def others(config: Path) -> dict[str, bytes]:
+    """All files of a search but the one in which each start says that it was there."""
+    return {name: data for name, data in contents(search_of(config).path).items() if name != "search.json"}
