@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import write_config
 from tests.trainer.search.searches import BASE
+from tests.trainer.test_launch import Command
 from trainer.__main__ import main
 from trainer.checkpoint import listed, newest_good
 from trainer.rundir import RunDir
 
 OPTIONS: dict[str, object] = {"loop.batch_size": 8, "loop.checkpoint_every": 1, "scale.workers": 1}
 EPOCHS = 2
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """What is started meanwhile has one core, on which so little work is done sooner than on several."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {random.choice(sorted(before))})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,13 @@ class Small:
 
     def train(self, *flags: str) -> int:
         """The real command, in this process; its exit code."""
-        return main(["train", str(self.config), "--debug", *flags])
+        with one_core():
+            return main(["train", str(self.config), "--debug", *flags])
+
+    def command(self, *flags: str) -> Command:
+        """The same in a process of its own."""
+        with one_core():
+            return Command(self.config, "--debug", *flags)
 
     @property
     def good_step(self) -> int:

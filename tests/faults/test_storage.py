@@ -45,7 +45,7 @@ def check_goes_on(run: Small, undisturbed: Small) -> None:
 
 def begin(run: Small, *flags: str) -> Command:
     """The command in a process of its own, when it has saved a step of its first epoch."""
-    command = Command(run.config, "--debug", *flags)
+    command = run.command(*flags)
     wait_for_step(run.run, attempt=1, step=2)
     return command
 
@@ -164,7 +164,7 @@ def test_a_storage_that_does_not_answer_ends_the_run(fault: Fault, small_run: Sm
     with silent(small_run.storage):
         for one, place in ((command, small_run.run.path), (None, small_run.storage)):
             started = time.monotonic()
-            code, output = (one or Command(small_run.config, "--debug", *limit)).end()
+            code, output = (one or small_run.command(*limit)).end()
             took.append(time.monotonic() - started)
             assert code == 1, output
             assert f"error: {place}: the storage has not answered for {LIMIT_S} s" in output
