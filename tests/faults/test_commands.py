@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.faults.ledger import Fault
-from tests.faults.small import Small, make_search
+from tests.faults.small import Small, make_search, one_core
 from tests.faults.strace import injected, needs_strace
 from tests.object_store import contents
 from tests.trainer.search.searches import Command as SearchCommand
@@ -32,9 +32,9 @@ class Killed:
     """A command, killed when something has come to be."""
 
     def __init__(self, *command: object):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *map(str, command)], cwd=REPOSITORY, stdout=subprocess.DEVNULL
-        )
+        argv = [sys.executable, "-m", *map(str, command)]
+        with one_core():
+            self.process = subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
 
     def when(self, reached: Callable[[], bool]) -> None:
         self.wait(reached)
@@ -60,10 +60,10 @@ class Killed:
 
 def again(*command: object) -> str:
     """The same command to its end; what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    argv = [sys.executable, "-m", *map(str, command)]
+    with one_core():
+        done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
@@ -104,7 +104,7 @@ def test_prepare(fault: Fault, source: Path, tmp_path: Path) -> None:
     fault.figure = f"no store after any of {fault.times}; then the same one, and nothing left"
 
 
-@pytest.mark.fault(25, "SIGKILL of predict: as it packs, after its first part, after its last", "goes on")
+@pytest.mark.fault(25, "SIGKILL of predict: as it packs, after its first part, after its second", "goes on")
 def test_predict(fault: Fault, undisturbed: Small, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (MANY, 32, 32, 3), dtype=np.uint8)
     tiles = write_images(tmp_path / "tiles", pixels, [f"tile-{number:03d}.png" for number in range(MANY)])
@@ -120,11 +120,10 @@ def test_predict(fault: Fault, undisturbed: Small, tmp_path: Path) -> None:
         assert not out.exists()
         fault.times += 1
     kept = sum(map(len, parts.parts()))
-    assert kept == MANY
     assert f"goes on after {kept} of {MANY} tiles" in again(*command(out))
     assert_same(out, tmp_path / "expected.parquet")
     assert not parts.path.exists()
-    fault.figure = f"nothing of {kept} predicted tiles redone; the same file to the bit"
+    fault.figure = f"{kept} of {MANY} tiles predicted and not again; the same file to the bit"
 
 
 @needs_strace
