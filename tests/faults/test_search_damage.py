@@ -16,12 +16,12 @@ pytestmark = pytest.mark.slow
 NEEDED, NOT_NEEDED = "stops, is whole once restored", "not needed any more"
 FILES = {
     "search.json": NEEDED,
-    "trials/0002/trial.json": NEEDED,
-    "trials/0002/metrics.jsonl": NEEDED,
-    "trials/0002/predictions/val.parquet": NEEDED,
-    "trials/0002/run.json": NOT_NEEDED,
-    "trials/0002/best.json": NOT_NEEDED,
-    "trials/0002/attempts/0001.json": NOT_NEEDED,
+    "trials/BEST/trial.json": NEEDED,
+    "trials/BEST/metrics.jsonl": NEEDED,
+    "trials/BEST/predictions/val.parquet": NEEDED,
+    "trials/BEST/run.json": NOT_NEEDED,
+    "trials/BEST/best.json": NOT_NEEDED,
+    "trials/BEST/attempts/0001.json": NOT_NEEDED,
 }
 
 
@@ -32,8 +32,8 @@ FILES = {
 def test_a_damaged_file_of_a_search_is_not_needed_or_named(
     fault: Fault, searched: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    fault.injected = f"{name} of a search that has ended truncated, emptied, deleted"
-    file = search_of(searched).path / name
+    fault.injected = f"{name} of a search that has ended: truncated, emptied, deleted"
+    file = search_of(searched).path / name.replace("BEST", search_of(searched).read()["choice"]["best"])
     came = []
     for damage in KINDS:
         with restored(file):
