@@ -24,23 +24,27 @@ from trainer.ranks import Ranks
 from trainer.rundir import Json
 from trainer.worker import work
 
+LIMIT_S = 300.0
 
-def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any] | None:
+
+def on_ranks(
+    world_size: int, function: Callable[..., Any], *arguments: Any, limit_s: float = LIMIT_S
+) -> list[Any] | None:
     """`function(ranks, *arguments)` on each of `world_size` processes; the answers by rank, None if it killed them."""
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task.pkl"
         task.write_bytes(pickle.dumps((world_size, function, arguments)))
         command = [sys.executable, "-m", "tests.processes", str(task)]
-        group = subprocess.run(command, cwd=REPOSITORY, start_new_session=True, check=False, timeout=300)
+        group = subprocess.run(command, cwd=REPOSITORY, start_new_session=True, check=False, timeout=limit_s)
         if group.returncode == -signal.SIGKILL:
             return None
         assert group.returncode == 0
         return [pickle.loads((Path(folder) / f"{rank}.pkl").read_bytes()) for rank in range(world_size)]
 
 
-def train_killed_at(plan: Plan, step: int | None) -> Outcome | None:
+def train_killed_at(plan: Plan, step: int | None, limit_s: float = LIMIT_S) -> Outcome | None:
     """Trains with all of a plan's workers; at `step` every process is killed by SIGKILL, and the answer is None."""
-    answers = on_ranks(plan.scale.workers, _work, plan, step)
+    answers = on_ranks(plan.scale.workers, _work, plan, step, limit_s=limit_s)
     return None if answers is None else answers[0]
 
 

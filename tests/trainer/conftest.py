@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_config
+from tests.leftovers import nothing_is_left as nothing_is_left
 from tests.object_store import Store, contents
 from trainer.__main__ import main
 from trainer.rundir import RunDir

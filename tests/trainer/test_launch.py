@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
-from cluster.private import HELD
-from tests.conftest import REPOSITORY, write_config
-from tests.processes import train_killed_at
+from tests.command import Command
+from tests.conftest import write_config
+from tests.runs import trained_alone, wait_for_step, weights
 from trainer.__main__ import main
 from trainer.checkpoint import listed
 from trainer.config import load_config
-from trainer.plan import make_plan, trainable, write_run
+from trainer.plan import make_plan, trainable
 from trainer.rundir import RunDir
 from trainer.scale import this_machine
 
@@ -36,33 +29,6 @@ OPTIONS: dict[str, object] = {
 }
 
 
-class Command:
-    """`python -m trainer train` in a process group of its own."""
-
-    def __init__(self, config: Path, *flags: str):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "train", str(config), *flags],
-            cwd=REPOSITORY,
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def end(self) -> tuple[int, str]:
-        """Its exit code and what it printed."""
-        output, _ = self.process.communicate(timeout=240)
-        return self.process.returncode, output
-
-
-def wait_for_step(run: RunDir, attempt: int, step: int) -> None:
-    """Until a checkpoint of this attempt, or of a later step, has been committed."""
-    deadline = time.monotonic() + 240
-    while not any(c.attempt >= attempt and c.step >= step for c in listed(run)):
-        assert time.monotonic() < deadline, f"attempt {attempt} has not come to step {step}"
-        time.sleep(0.1)
-
-
 def wait_until_caught(pid: int, number: signal.Signals) -> None:
     """Until a process has a handler for a signal."""
     deadline = time.monotonic() + 60
@@ -72,45 +38,6 @@ def wait_until_caught(pid: int, number: signal.Signals) -> None:
         time.sleep(0.02)
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         caught = int(status["SigCgt"], 16)
-
-
-def weights(run: RunDir) -> str:
-    newest = listed(run)[0]
-    assert newest.step == STEPS
-    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No process of what a test has started, and no directory that nobody holds, stays behind."""
-    monkeypatch.setenv("STARTED_BY", str(tmp_path))
-    before = set(Path("/tmp").glob("tg-*"))
-    yield
-    deadline = time.monotonic() + 20
-    while (left := started_by(tmp_path) + unheld(set(Path("/tmp").glob("tg-*")) - before)) and (
-        time.monotonic() < deadline
-    ):
-        time.sleep(0.2)
-    assert not left
-
-
-def started_by(mark: Path) -> list[str]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get("STARTED_BY") == str(mark):
-                found.append(f"{process.pid} {process.name()}")
-    return found
-
-
-def unheld(directories: set[Path]) -> list[str]:
-    """Of private directories, those that no program has."""
-    left = []
-    for directory in directories:
-        with suppress(FileNotFoundError, BlockingIOError), (directory / HELD).open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.append(str(directory))
-    return left
 
 
 @pytest.mark.usefixtures("nothing_is_left")
@@ -143,11 +70,8 @@ def test_stopped_and_killed_it_goes_on_and_ends_bit_identical(stores: tuple[Path
 
     assert "python -m analysis report" in output
 
-    alone = load_config(write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"}))
-    plan, data, base = make_plan(alone, this_machine())
-    write_run(plan, data, base)
-    assert train_killed_at(plan, None).status == "done"
-    assert weights(run) == weights(plan.run)
+    alone = write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"})
+    assert weights(run, STEPS) == weights(trained_alone(alone), STEPS)
 
     code, output = Command(config).end()
     assert code == 0
