@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.allocation import Allocation
+from cluster.head import HeadWatch
 from cluster.private import environment, private_directory, umask, write_token
 from cluster.processes import STOP_SIGNALS, kill_all_with
 
@@ -28,6 +29,9 @@ ENVIRONMENT = {
     # Pages of metrics, which answer anybody, on ports that all of a node's jobs would share. There is no such port.
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
+    # A group of workers that has failed is killed. By default it is first given half a minute to take leave in order,
+    # which one that hangs never does.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "3",
     # A training step allocates and frees the same memory again and again. By default glibc gives it back to the system
     # each time, most of all in threads other than the main one, and page faults take a third of the step.
     "MALLOC_ARENA_MAX": "1",
@@ -100,17 +104,23 @@ def join() -> Iterator[Resources | None]:
 
 
 @contextmanager
-def connect(cpus: int, gpus: int) -> Iterator[None]:
+def connect(cpus: int, gpus: int) -> Iterator[HeadWatch]:
     """Connects this process to Ray: to the cluster that it has joined, else to one of its own with these resources.
 
     That one is authenticated by a token of its own, has its files in a private directory and no dashboard, and ends
-    with the context.
+    with the context, which tells whether the head is there.
     """
     if os.environ.get("RAY_ADDRESS"):
-        yield
+        yield _watched()
         return
     with environment(ray_environment()), _private(cpus, gpus):
-        yield
+        yield _watched()
+
+
+def _watched() -> HeadWatch:
+    import ray
+
+    return HeadWatch(ray.get_runtime_context().gcs_address)
 
 
 def on_a_gpu(ask: Callable[[], T], limit_s: float) -> T:

@@ -152,7 +152,7 @@ def on_ray(
 ) -> list[Outcome]:
     """Does a piece of work on Ray; it is given what shows a message, and what tells whether to stop."""
     display.waiting("starting Ray")
-    with connect(cpus=scale.workers * scale.threads, gpus=scale.gpus):
+    with connect(cpus=scale.workers * scale.threads, gpus=scale.gpus) as head:
         if stop.asked():
             return [Outcome("stopped", "before its first step")]
         display.waiting(f"starting {scale}")
@@ -164,6 +164,7 @@ def on_ray(
             display.show(message)
 
         def asked() -> bool:
+            head.check()
             lock.check_heartbeat()  # where this node is cut off, Ray may wait for ever, and the run goes on elsewhere
             if stop.asked() and not begun:
                 raise NotBegunError

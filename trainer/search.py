@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -125,11 +126,11 @@ class Search:
         plan, places = self.plan, (self.plan.place, self.plan.final_place)
         with SearchDisplay(self.console, plan.search, plan.metric, plan.mode, self._draw) as display:
             display.waiting("starting Ray")
-            with connect(cpus=max(place.cpus for place in places), gpus=max(place.gpus for place in places)):
+            with connect(cpus=max(place.cpus for place in places), gpus=max(place.gpus for place in places)) as head:
                 # Ray reads its environment when it is imported, so not before.
                 from trainer.experiment import early_stopping, no_stopping
 
-                self._run_jobs(trials, plan.place, early_stopping(plan), display, stop)
+                self._run_jobs(trials, plan.place, early_stopping(plan), display, stop, head.check)
                 if not trials.all_ended:
                     return False
                 finals = self._final_jobs()
@@ -138,11 +139,17 @@ class Search:
                     chosen = self._state["choice"]["cheapest"]
                     new = counted(finals.total, "new seed")
                     say(f"the choice, trial {chosen}, is trained again with {new}", self.console)
-                self._run_jobs(finals, plan.final_place, no_stopping(), display, stop)
+                self._run_jobs(finals, plan.final_place, no_stopping(), display, stop, head.check)
         return all(self.finals.record(name).has_ended for name in finals.names)
 
     def _run_jobs(
-        self, jobs: Jobs, place: Concurrency, scheduler: Any, display: SearchDisplay, stop: StopSignals
+        self,
+        jobs: Jobs,
+        place: Concurrency,
+        scheduler: Any,
+        display: SearchDisplay,
+        stop: StopSignals,
+        check_ray: Callable[[], None],
     ) -> None:
         from trainer.experiment import run_trials
 
@@ -151,6 +158,7 @@ class Search:
         total = len(jobs.ledger.records()) + jobs.total - jobs.begun
 
         def asked() -> bool:
+            check_ray()
             self._lock.check_heartbeat()
             display.update(jobs.ledger.records(), total)
             if stop.asked():
