@@ -126,4 +126,5 @@ class Node:
 
     def _last_lines(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        lines = [line for line in lines if "[state-dump]" not in line]  # a raylet's statistics
         return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])

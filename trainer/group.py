@@ -21,6 +21,7 @@ from trainer.ranks import Ranks
 from trainer.remote import on_worker
 from trainer.rundir import Json, Workplace
 from trainer.scale import Scale
+from trainer.wording import counted
 from trainer.worker import Report, work_begun
 
 MAX_FAILURES = 3
@@ -92,8 +93,10 @@ def _outcomes(task: GroupTask, given_up: Callable[[], bool] | None, state: Path,
         try:
             return _fit(task, MAX_FAILURES if given_up is None else 0, state, board)
         except ControllerError as error:
-            if given_up is None or not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                 return task.all_end(_ray_ended(error))
+            if given_up is None:
+                return task.all_end(_no_room(task.scale))
             if given_up():
                 return task.all_end(Outcome("stopped", "while it waited for room"))
         except WorkerGroupError as error:
@@ -106,6 +109,15 @@ def _outcomes(task: GroupTask, given_up: Callable[[], bool] | None, state: Path,
 
 def _ray_ended(error: Exception) -> Outcome:
     return Outcome("failed", f"Ray ended in the middle of the run ({error}); the same command goes on")
+
+
+def _no_room(scale: Scale) -> Outcome:
+    fewer = f"; with --scale.workers 1:{scale.workers} it goes on with fewer" if scale.least > 1 else ""
+    return Outcome(
+        "failed",
+        f"there is no room for {counted(scale.least, 'worker')}: perhaps a node was lost. The same command goes on "
+        f"where there is{fewer}",
+    )
 
 
 def _fit(task: GroupTask, vain_waits: int, state: Path, board: Any) -> list[Outcome]:
