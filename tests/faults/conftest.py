@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from tests.conftest import write_config
 from tests.faults.ledger import Fault, keep, show
 from tests.faults.small import Small, make_search, make_small
+from tests.faults.training import OPTIONS, STEPS, Training
+from tests.leftovers import nothing_is_left as nothing_is_left
+from tests.runs import trained_alone, weights
 from tests.trainer.search.searches import Command as SearchCommand
+from trainer.rundir import RunDir
 
 LEDGER = "FAULTS"
 """The environment's name for the file in which the rows are kept, if they shall be."""
@@ -35,15 +40,49 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture
-def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
-    """The row of this test."""
-    marker = request.node.get_closest_marker("fault")
-    assert marker is not None, "a test of a fault says which: @pytest.mark.fault(number, injected, promise)"
-    row = Fault(*marker.args)
-    yield row
+def faults(request: pytest.FixtureRequest) -> Iterator[list[Fault]]:
+    """The rows of this test, one for each mark, from the lowest to the uppermost."""
+    rows = [Fault(*marker.args) for marker in request.node.iter_markers("fault")]
+    assert rows, "a test of a fault says which: @pytest.mark.fault(number, injected, promise)"
+    yield rows
     if PASSED in request.node.stash:
-        row.held = request.node.stash[PASSED]
-        request.config.stash[FAULTS].append(row)
+        for row in rows:
+            row.held = request.node.stash[PASSED]
+            request.config.stash[FAULTS].append(row)
+
+
+@pytest.fixture
+def fault(faults: list[Fault]) -> Fault:
+    """The row of this test, which has one."""
+    (row,) = faults
+    return row
+
+
+@pytest.fixture
+def make_training(stores: tuple[Path, Path], tmp_path: Path) -> Callable[..., Training]:
+    """Makes a small training; options that differ are given by dotted key."""
+
+    def make(**options: object) -> Training:
+        given = {**OPTIONS, **options}
+        return Training(
+            write_config(tmp_path / "config.yaml", stores, tmp_path / "runs", given),
+            RunDir(tmp_path / "runs" / "small"),
+        )
+
+    return make
+
+
+@pytest.fixture
+def training(make_training: Callable[..., Training]) -> Training:
+    """A small training."""
+    return make_training()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights that the same training ends with where nobody disturbs it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return weights(trained_alone(write_config(folder / "config.yaml", stores, folder / "runs", OPTIONS)), STEPS)
 
 
 def pytest_terminal_summary(config: pytest.Config) -> None:
