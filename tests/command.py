@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-LIMIT_S = 240
+LIMIT_S = 480
 
 
 class Command:
     """`python -m trainer train` in a process group of its own; `launcher` is the command that it is an argument of."""
 
     def __init__(self, config: Path, *launcher: str):
+        # A pipe that nobody reads would hold it up.
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [*launcher, sys.executable, "-m", "trainer", "train", str(config)],
             cwd=REPOSITORY,
             start_new_session=True,
-            stdout=subprocess.PIPE,
+            stdout=self._printed,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     def end(self) -> tuple[int, str]:
         """Its exit code and what it printed."""
-        output, _ = self.process.communicate(timeout=LIMIT_S)
-        return self.process.returncode, output
+        code = self.process.wait(LIMIT_S)
+        with self._printed:
+            self._printed.seek(0)
+            return code, self._printed.read().decode(errors="replace")
 
 
 def over_nodes(nodes: int, shared: Path) -> list[str]:

@@ -27,7 +27,7 @@ def test_the_driver_is_killed(fault: Fault, training: Training, undisturbed: str
         committed.append(newest_step(run))
         print(f"killed at step {committed[-1]}")
         command.process.kill()
-        command.process.communicate()
+        command.end()
         fault.times += 1
     code, output = Command(training.config).end()
     assert code == 0, output
