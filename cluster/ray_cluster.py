@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich.console import Console
+
 from cluster.allocation import Allocation
-from cluster.head import HeadWatch
+from cluster.head import HeadLostError, HeadWatch
 from cluster.private import environment, private_directory, umask, write_token
 from cluster.processes import STOP_SIGNALS, kill_all_with
 
@@ -111,16 +113,28 @@ def connect(cpus: int, gpus: int) -> Iterator[HeadWatch]:
     with the context, which tells whether the head is there.
     """
     if os.environ.get("RAY_ADDRESS"):
-        yield _watched()
+        with _watched() as head:
+            yield head
         return
-    with environment(ray_environment()), _private(cpus, gpus):
-        yield _watched()
+    with environment(ray_environment()), _private(cpus, gpus), _watched() as head:
+        yield head
 
 
-def _watched() -> HeadWatch:
+@contextmanager
+def _watched() -> Iterator[HeadWatch]:
+    """Watches the head that this process is connected to; its loss ends the program, without a way back.
+
+    Ray, shut down without its head, may crash this process instead, or end it without a word. Its other processes end
+    with this one, and private directories are removed by one that waits for that.
+    """
     import ray
 
-    return HeadWatch(ray.get_runtime_context().gcs_address)
+    try:
+        yield HeadWatch(ray.get_runtime_context().gcs_address)
+    except HeadLostError as lost:
+        Console(stderr=True).show_cursor()  # which a display of progress hides
+        print(f"error: {lost}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def on_a_gpu(ask: Callable[[], T], limit_s: float) -> T:
