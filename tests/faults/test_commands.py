@@ -181,7 +181,7 @@ def test_search(fault: Fault, searched: Path, stores: tuple[Path, Path], tmp_pat
     assert code == 0, output
     assert [one for one in trials_of(config) if one["run"] in {known["run"] for known in ended}] == ended
     assert outcome(config) == outcome(searched)
-    fault.figure = f"what had ended ({len(ended)} of 3 trials) not touched; choice and weights as in an undisturbed search, to the bit"
+    fault.figure = f"{len(ended)} of 3 trials had ended, not touched; choice and weights as undisturbed, to the bit"
 
 
 def outcome(config: Path) -> object:
