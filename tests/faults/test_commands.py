@@ -76,6 +76,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("source"), np.stack(tiles), names)
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.fault(25, "SIGKILL of prepare: as it begins, as it packs, as the store gets its name", "starts clean")
 def test_prepare(fault: Fault, source: Path, tmp_path: Path) -> None:
@@ -104,6 +105,7 @@ def test_prepare(fault: Fault, source: Path, tmp_path: Path) -> None:
     fault.figure = f"no store after any of {fault.times}; then the same one, and nothing left"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(25, "SIGKILL of predict: as it packs, after its first part, after its second", "goes on")
 def test_predict(fault: Fault, undisturbed: Small, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (MANY, 32, 32, 3), dtype=np.uint8)
@@ -126,6 +128,7 @@ def test_predict(fault: Fault, undisturbed: Small, tmp_path: Path) -> None:
     fault.figure = f"{kept} of {MANY} tiles predicted and not again; the same file to the bit"
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.fault(
     25, "SIGKILL of a report: as it begins, as it draws, as the page gets its name", "starts clean; an old page stays"

@@ -50,6 +50,7 @@ def begin(run: Small, *flags: str) -> Command:
     return command
 
 
+@pytest.mark.slow
 @needs_mounts
 @pytest.mark.fault(7, "storage full: a tmpfs of 4 MB with room for nothing, a few files, one checkpoint, three", KEPT)
 def test_a_full_storage_loses_nothing(
@@ -88,6 +89,7 @@ def test_a_full_storage_loses_nothing_over_ray(fault: Fault, small_run: Small) -
     fault.figure = f"stopped after step {stopped}, went on from there"
 
 
+@pytest.mark.slow
 @needs_mounts
 @pytest.mark.fault(7, "storage read-only in mid-run (remounted)", KEPT)
 def test_a_storage_that_becomes_read_only_loses_nothing(fault: Fault, small_run: Small, undisturbed: Small) -> None:
@@ -141,6 +143,7 @@ def test_a_storage_that_is_gone_loses_nothing(fault: Fault, small_run: Small, un
     fault.figure = f"stopped after step {stopped}, went on from there, bit-identical at last"
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.fault(8, f"slow storage: every fsync takes {SLOW_S} s longer", "trains on, to the same end")
 def test_a_slow_storage_is_waited_for(fault: Fault, small_run: Small, undisturbed: Small) -> None:
@@ -154,6 +157,7 @@ def test_a_slow_storage_is_waited_for(fault: Fault, small_run: Small, undisturbe
     fault.figure = f"to the end in {time.monotonic() - started:.0f} s, bit-identical"
 
 
+@pytest.mark.slow
 @needs_mounts
 @needs_fuse
 @pytest.mark.fault(8, "stalled storage: in mid-run no call returns any more; then a start on it", NO_HANG)
