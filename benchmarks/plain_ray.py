@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import nn
 
@@ -312,7 +313,7 @@ def main() -> None:
             faults.manager_deleted,
             faults.started_twice,
         ]
-        rows = [case() for case in cases]
+        rows = [case() for case in track(cases, "Faults")]
     show(rows)
     write(RESULTS / "plain_ray.json", {"faults": [asdict(row) for row in rows]})
 
