@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
@@ -17,11 +17,11 @@ LIMIT_S = 480
 class Command:
     """`python -m trainer train` in a process group of its own; `launcher` is the command that it is an argument of."""
 
-    def __init__(self, config: Path, *launcher: str):
+    def __init__(self, config: Path, *flags: str, launcher: Sequence[str] = ()):
         # A pipe that nobody reads would hold it up.
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [*launcher, sys.executable, "-m", "trainer", "train", str(config)],
+            [*launcher, sys.executable, "-m", "trainer", "train", str(config), *flags],
             cwd=REPOSITORY,
             start_new_session=True,
             stdout=self._printed,

@@ -39,8 +39,11 @@ WARNED = (PROBLEM, WARNING)
 """Levels of findings that stand beside the headline."""
 PICTURE_BYTES = 2_500_000
 """What all tiles and overlays of a page may take; more of them are drawn smaller."""
-BYTES_PER_PIXEL = 0.5
+BYTES_PER_PIXEL = 0.67
 EDGES = (64, 224)
+OUTLINE_BYTES = 2_000_000
+"""What all figures of a page may take as outlines, shared alike."""
+FIGURES_OF_A_MODEL, FIGURES_OF_A_SET = 2, 7
 
 
 @dataclass(frozen=True)
@@ -204,11 +207,13 @@ def _of_the_audit(audit: Audit | str) -> list[str]:
 
 
 def _room(models: Sequence[Model]) -> Room:
-    """As many tiles of a class, and then as large, as fit on the page in `PICTURE_BYTES`."""
+    """Tiles of a class, and their size, by what a page has for pictures; and what it has for a figure as outlines."""
     panels = max(1, sum(len(model.classes) * len(model.predictions) for model in models))
     pixels = PICTURE_BYTES / (2 * BYTES_PER_PIXEL * panels)
     tiles = min(max(int(pixels / EDGES[0] ** 2), 1), TILES)
-    return Room(tiles, min(max(math.isqrt(int(pixels / tiles)), EDGES[0]), EDGES[1]))
+    drawn = sum(FIGURES_OF_A_MODEL + FIGURES_OF_A_SET * len(model.predictions) for model in models)
+    edge = min(max(math.isqrt(int(pixels / tiles)), EDGES[0]), EDGES[1])
+    return Room(tiles, edge, OUTLINE_BYTES // max(drawn, FIGURES_OF_A_SET))
 
 
 def _render(

@@ -26,7 +26,7 @@ class Picture:
     """Whether it takes the whole width of the page."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Room:
     """How much of a page there is for pictures."""
 
@@ -34,9 +34,9 @@ class Room:
     """How many of a class are shown in a set, with their maps; beside the page are all."""
     edge: int
     """Side of a tile, px."""
-    outlines: int = 2_000_000
-    """Bytes that are left for figures as outlines. Those that come later stand in the page as pixels, which take a
-    third; beside it lie both of each."""
+    outline: int
+    """Bytes that a figure may take as outlines. A larger one stands in the page as pixels, which take less; beside it
+    lie both of each."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ class Folder:
         (self.folder / f"{name}.svg").write_bytes(drawn)
         figures.png(figure, pixels)
         uri = as_uri("image/svg+xml", drawn)
-        if len(uri) > self.room.outlines:
+        if len(uri) > self.room.outline:
             uri = as_uri("image/webp", figures.picture(np.asarray(Image.open(pixels)), format="WEBP", lossless=True))
-        else:
-            self.room.outlines -= len(uri)
         return Picture(uri, alt, wide)
 
     def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:

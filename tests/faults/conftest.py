@@ -79,9 +79,9 @@ def training(make_training: Callable[..., Training]) -> Training:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weights that the same training ends with where nobody disturbs it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def final_weights(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A digest of the weights that the same training ends with where nobody disturbs it."""
+    folder = tmp_path_factory.mktemp("final-weights")
     return weights(trained_alone(write_config(folder / "config.yaml", stores, folder / "runs", OPTIONS)), STEPS)
 
 

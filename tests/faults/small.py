@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.command import Command
 from tests.conftest import write_config
 from tests.trainer.search.searches import BASE
-from tests.trainer.test_launch import Command
 from trainer.__main__ import main
 from trainer.checkpoint import listed, newest_good
 from trainer.rundir import RunDir

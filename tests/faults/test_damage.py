@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.command import Command
 from tests.faults.damage import KINDS, delete, empty, flip_a_bit, restored
 from tests.faults.ledger import Fault
 from tests.faults.small import Small, make_small
 from tests.object_store import contents
-from tests.trainer.test_launch import Command, wait_for_step
+from tests.runs import wait_for_step
 from trainer.__main__ import main
 from trainer.checkpoint import MANIFEST, STATE, TENSORS, find_flaw, listed
 from trainer.tiles.meta import INDEX, TILES

@@ -18,7 +18,7 @@ KILLS = 2
 @pytest.mark.slow
 @pytest.mark.fault(4, "SIGKILL of the driver, the same command at once", "goes on, bit-identical")
 @pytest.mark.usefixtures("nothing_is_left")
-def test_the_driver_is_killed(fault: Fault, training: Training, undisturbed: str) -> None:
+def test_the_driver_is_killed(fault: Fault, training: Training, final_weights: str) -> None:
     """Its workers may live on for a moment, while the next ones begin."""
     run, committed = training.run, [0]
     for attempt, step in enumerate(sorted(random.sample(range(1, STEPS - 10), KILLS)), 1):
@@ -33,5 +33,5 @@ def test_the_driver_is_killed(fault: Fault, training: Training, undisturbed: str
     assert code == 0, output
     resumed = [record["resumed_step"] for record in run.attempts().values()]
     assert all(step >= before for step, before in zip(resumed, committed, strict=True))
-    assert weights(run, STEPS) == undisturbed
+    assert weights(run, STEPS) == final_weights
     fault.figure = f"{fault.times} of {fault.times} went on from the newest checkpoint; bit-identical"

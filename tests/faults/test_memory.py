@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.command import Command
 from tests.conftest import REPOSITORY, write_config
 from tests.faults.ledger import Fault
 from tests.faults.memory_cgroup import memory_cgroup
-from tests.trainer.test_launch import Command, wait_for_step
+from tests.runs import wait_for_step
 from tests.trainer.tiles.test_pack_killed import children, running, until
 from tests.trainer.tiles.tissue import encoded, write
 from trainer.rundir import RunDir

@@ -28,12 +28,12 @@ DETECTED_S, HEAD_S = 20, 90
     f"detected in {DETECTED_S} s; ends with a clear message and a good checkpoint",
 )
 def test_a_fixed_number_of_workers(
-    faults: list[Fault], training: Training, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faults: list[Fault], training: Training, final_weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three nodes for two workers lose two, one after the other; what is left of the run is trained by one command."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")  # Ray's minute, four times
     without, spare = faults
-    command, run = Command(training.config, *over_nodes(3, tmp_path / "meetings")), training.run
+    command, run = Command(training.config, launcher=over_nodes(3, tmp_path / "meetings")), training.run
     wait_for_step(run, 1, 2)
     detected = lose_a_node(tmp_path)
     again = detected + wait_for_step(run, 2, 1)
@@ -51,9 +51,9 @@ def test_a_fixed_number_of_workers(
     assert newest_good(run)[0] is not None
     assert newest_step(run) < STEPS
 
-    code, output = Command(training.config, *over_nodes(2, tmp_path / "meetings")).end()
+    code, output = Command(training.config, launcher=over_nodes(2, tmp_path / "meetings")).end()
     assert code == 0, output
-    assert weights(run, STEPS) == undisturbed
+    assert weights(run, STEPS) == final_weights
     without.times = 1
     without.figure = (
         f"detected after {detected:.0f} s, ended after {took:.0f} s (four waits for room, of 10 s here); the same "
@@ -67,7 +67,7 @@ def test_a_fixed_number_of_workers(
 )
 def test_an_elastic_number_of_workers(fault: Fault, make_training: Callable[..., Training], tmp_path: Path) -> None:
     training = make_training(**{"scale.workers": "1:2"})
-    command, run = Command(training.config, *over_nodes(2, tmp_path / "meetings")), training.run
+    command, run = Command(training.config, launcher=over_nodes(2, tmp_path / "meetings")), training.run
     wait_for_step(run, 1, 2)
     detected, committed = lose_a_node(tmp_path), newest_step(run)
     again = detected + wait_for_step(run, 2, 1)
@@ -83,10 +83,10 @@ def test_an_elastic_number_of_workers(fault: Fault, make_training: Callable[...,
 
 @pytest.mark.fault(5, "", f"clear non-zero exit within {HEAD_S} s; the same command goes on")
 @pytest.mark.parametrize("nodes", [0, 2], ids=["private", "launched"])
-def test_the_head(fault: Fault, training: Training, undisturbed: str, tmp_path: Path, nodes: int) -> None:
+def test_the_head(fault: Fault, training: Training, final_weights: str, tmp_path: Path, nodes: int) -> None:
     fault.injected = f"SIGKILL of the head's GCS, {f'{nodes} nodes' if nodes else 'a private Ray'}"
     launcher, run = over_nodes(nodes, tmp_path / "meetings") if nodes else [], training.run
-    command = Command(training.config, *launcher)
+    command = Command(training.config, launcher=launcher)
     wait_for_step(run, 1, 2)
     committed, started = newest_step(run), time.monotonic()
     (server,) = gcs(tmp_path)
@@ -102,10 +102,10 @@ def test_the_head(fault: Fault, training: Training, undisturbed: str, tmp_path: 
     assert "Traceback" not in output
     fault.figure = f"exit {code} after {took:.0f} s; the same command went on: bit-identical"
 
-    code, output = Command(training.config, *launcher).end()
+    code, output = Command(training.config, launcher=launcher).end()
     assert code == 0, output
     assert run.attempts()[max(run.attempts())]["resumed_step"] >= committed
-    assert weights(run, STEPS) == undisturbed
+    assert weights(run, STEPS) == final_weights
 
 
 def lose_a_node(mark: Path) -> float:

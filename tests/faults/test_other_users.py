@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY, write_config
 from tests.faults import stranger
 from tests.faults.ledger import Fault
 from tests.faults.starts import wait_until
-from tests.trainer.test_launch import nothing_is_left, started_by  # noqa: F401
+from tests.leftovers import started_by
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir
 
@@ -66,10 +66,6 @@ def training(folder: Path, stores: tuple[Path, Path], launcher: tuple[str, ...])
         assert command.wait(120) == 75
 
 
-def ours(mark: Path) -> list[psutil.Process]:
-    return [psutil.Process(int(line.split()[0])) for line in started_by(mark)]
-
-
 def token_of(processes: list[psutil.Process]) -> str:
     (file,) = {process.environ().get("RAY_AUTH_TOKEN_PATH") for process in processes} - {None}
     return Path(str(file)).read_text()
@@ -90,7 +86,7 @@ def listening(processes: list[psutil.Process]) -> set[int]:
 def test_another_user_gets_nothing(fault: Fault, stores: tuple[Path, Path], tmp_path: Path, how: str) -> None:
     fault.injected += f", of a run {how}"
     with open_folder() as folder, training(folder, stores, COMMANDS[how]):
-        processes = ours(tmp_path)
+        processes = started_by(tmp_path)
         token = token_of(processes)
 
         places = [folder, *Path("/tmp").glob("tg-*"), *Path("/dev/shm").iterdir()]

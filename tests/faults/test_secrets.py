@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.__main__ import main as analysis
+from tests.command import Command
 from tests.conftest import write_config
 from tests.faults.ledger import Fault
 from tests.object_store import Store, free_port
-from tests.trainer.test_launch import OPTIONS, Command
+from tests.trainer.test_launch import OPTIONS
 from tests.trainer.tiles.tissue import write
 from trainer.__main__ import main
 

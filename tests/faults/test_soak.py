@@ -56,7 +56,7 @@ def test_anything_is_killed_at_any_moment(
     started, code, commands = time.monotonic(), None, 0
     while code != 0:
         assert time.monotonic() - started < 4 * 60 * MINUTES + LIMIT_S, f"at step {newest_step(training.run)}"
-        command, commands = Command(training.config, *over_nodes(NODES, tmp_path / "meetings")), commands + 1
+        command, commands = Command(training.config, launcher=over_nodes(NODES, tmp_path / "meetings")), commands + 1
         disturb(command, training, tmp_path, rows)
         code, output = command.end()
         print(f"command {commands} ended with {code}:\n{output}")

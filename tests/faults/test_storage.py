@@ -6,11 +6,12 @@ import time
 
 import pytest
 
+from tests.command import Command
 from tests.faults.ledger import Fault
 from tests.faults.mounts import filled, mounted, needs_fuse, needs_mounts, shown, silent, tmpfs
 from tests.faults.small import Small
 from tests.faults.strace import injected, needs_strace
-from tests.trainer.test_launch import Command, wait_for_step
+from tests.runs import wait_for_step
 from trainer.lock import HEARTBEAT_S
 
 KEPT = "nothing lost; the message has the path and the free bytes; the same command goes on once the storage is well"

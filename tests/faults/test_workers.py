@@ -45,7 +45,9 @@ def test_all_workers_killed_again_and_again(fault: Fault, make_config: MakeConfi
 
 @pytest.mark.fault(1, f"SIGKILL of one worker at {ONE_KILLED} random steps of one run on Ray", GOES_ON)
 @pytest.mark.usefixtures("nothing_is_left")
-def test_one_worker_killed_again_and_again(fault: Fault, training: Training, undisturbed: str, tmp_path: Path) -> None:
+def test_one_worker_killed_again_and_again(
+    fault: Fault, training: Training, final_weights: str, tmp_path: Path
+) -> None:
     """Nobody starts it again. Ray allows for three failures between two steps, and these are four."""
     command, run, took = Command(training.config), training.run, []
     for attempt, step in enumerate(sorted(random.sample(range(1, STEPS - 10), ONE_KILLED)), 1):
@@ -58,7 +60,7 @@ def test_one_worker_killed_again_and_again(fault: Fault, training: Training, und
         assert run.attempts()[attempt + 1]["resumed_step"] >= committed
     code, output = command.end()
     assert code == 0, output
-    assert weights(run, STEPS) == undisturbed
+    assert weights(run, STEPS) == final_weights
     fault.figure = (
         f"{fault.times} of {fault.times} went on from the newest checkpoint (one every {EVERY} steps); the next one "
         f"after {min(took):.0f} to {max(took):.0f} s; bit-identical"
@@ -71,7 +73,7 @@ def test_one_worker_killed_again_and_again(fault: Fault, training: Training, und
     f"aborted within {ABORTED_S} s (limit + 30), training again within {AGAIN_S} s (limit + 90)",
 )
 @pytest.mark.usefixtures("nothing_is_left")
-def test_a_suspended_worker(fault: Fault, training: Training, undisturbed: str, tmp_path: Path) -> None:
+def test_a_suspended_worker(fault: Fault, training: Training, final_weights: str, tmp_path: Path) -> None:
     """The process is there, its connections stand, and it does nothing."""
     command, run, aborted, again = Command(training.config), training.run, [], []
     for attempt in (1, 2):
@@ -84,7 +86,7 @@ def test_a_suspended_worker(fault: Fault, training: Training, undisturbed: str, 
         again.append(aborted[-1] + wait_for_step(run, attempt + 1, 1))
     code, output = command.end()
     assert code == 0, output
-    assert weights(run, STEPS) == undisturbed
+    assert weights(run, STEPS) == final_weights
     assert max(aborted) < ABORTED_S
     assert max(again) < AGAIN_S
     fault.figure = f"aborted after {max(aborted):.0f} s, the next checkpoint after {max(again):.0f} s; bit-identical"
