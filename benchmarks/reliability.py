@@ -25,9 +25,11 @@ def main() -> None:
 
 
 def table() -> str:
-    """The table, in Markdown: a row for each fault; plain Ray Train's fate beside the first row of a number."""
+    """The table, in Markdown: a row for each fault; what plain Ray Train does beside the first row of a number."""
     faults = json.loads(FAULTS.read_text(encoding="utf-8"))
-    plain = {row["number"]: _plain(row) for row in reversed(json.loads(PLAIN_RAY.read_text(encoding="utf-8"))["rows"])}
+    plain: dict[int, str] = {}
+    for row in json.loads(PLAIN_RAY.read_text(encoding="utf-8"))["faults"]:
+        plain[row["number"]] = "; ".join(filter(None, (plain.get(row["number"]), _plain(row))))
     lines = [HEADER, ("---",) * len(HEADER), *_rows(faults, plain)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -44,7 +46,7 @@ def _held(row: Row) -> str:
 
 
 def _plain(row: Row) -> str:
-    return f"{row['happened']} ({_held(row)})"
+    return f"{row['injected']}: {row['happened']} ({_held(row)})"
 
 
 if __name__ == "__main__":
