@@ -98,8 +98,10 @@ def check_history(plan: Any, attempts: tuple[int, ...]) -> None:
     assert plan.run.read_metrics() == expected
     best, newest = max(expected, key=lambda epoch: epoch[METRIC]), expected[-1]
     assert read_json(plan.run.best_file)["step"] == best["step"]
-    good = {(c.step, c.attempt) for c in ck.listed(plan.run) if ck.find_flaw(c) is None}
-    assert good >= {(epoch["step"], epoch["attempt"]) for epoch in (best, newest)}
+    counted = {(c.step, c.attempt) for c in ck.listed(plan.run)}
+    assert counted <= {(epoch["step"], epoch["attempt"]) for epoch in expected}
+    assert counted >= {(epoch["step"], epoch["attempt"]) for epoch in (best, newest)}
+    assert [c for c in ck.listed(plan.run) if ck.find_flaw(c)] == []
     found, said = ck.newest_good(plan.run)
     assert found is not None
     assert (found.step, found.attempt, said) == (newest["step"], newest["attempt"], [])
