@@ -10,7 +10,7 @@ demo: $(VENV)
 	$(RUN) -m trainer demo
 
 test: $(VENV)/dev
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow and not soak"
 
 test-slow: $(VENV)/dev
 	$(RUN) -m pytest -m "slow and not soak" --ignore tests/faults
