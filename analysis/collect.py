@@ -344,6 +344,7 @@ def _table(file: Path, columns: Sequence[str]) -> pa.Table:
     """Some columns of a file, of the types that we write, whatever program has written it."""
     try:
         table = pq.read_table(file)
+        table.validate(full=True)
         if missing := [name for name in columns if name not in table.column_names]:
             raise UsageError(f"{file}: lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
         types = pa.schema([(name, LOGITS if name == "logits" else pa.string()) for name in columns])

@@ -45,8 +45,14 @@ def read_outcomes(file: Path) -> Outcomes:
             stored = stream.read(columns=COLUMNS, use_threads=False)
         if strange := [name for name, kind in TYPES.items() if stored.schema.field(name).type != kind]:
             raise TypeError(f"{strange[0]} is {stored.schema.field(strange[0]).type}")
+        stored.validate(full=True)
         classes = json.loads(stored.schema.metadata[b"classes"])
-        logits = np.from_dlpack(stored["logits"].combine_chunks().values)
+        if not classes:
+            raise ValueError("it names no classes")
+        values = stored["logits"].combine_chunks().values
+        if values.null_count:
+            raise ValueError("logits are missing")
+        logits = np.from_dlpack(values)
         scores = logits.reshape(stored.num_rows, len(classes))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{file}: no predictions can be read from it ({error})") from None

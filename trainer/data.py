@@ -150,15 +150,19 @@ def write_split(file: Path, data: RunData) -> None:
 
 
 def _split(config: Config, index: pd.DataFrame, file: Path | None) -> NDArray[np.str_]:
-    return split_tiles(index, config.data, config.run.seed) if file is None else _read_split(file, index)
+    return split_tiles(index, config.data, config.run.seed) if file is None else _kept_split(file, index)
 
 
-def _read_split(file: Path, index: pd.DataFrame) -> NDArray[np.str_]:
+def read_split(file: Path) -> pd.Series:
+    """The split that a run keeps, by tile_id; RunError if its file is damaged."""
     try:
-        split = pd.read_parquet(file).set_index("tile_id")["split"]
+        return pd.read_parquet(file).set_index("tile_id")["split"]
     except Exception as error:  # pyarrow raises many kinds for a damaged file
         raise RunError(f"{file}: cannot be read ({error}); {RESTORE}") from None
-    splits = split.reindex(index["tile_id"])
+
+
+def _kept_split(file: Path, index: pd.DataFrame) -> NDArray[np.str_]:
+    splits = read_split(file).reindex(index["tile_id"])
     if splits.isna().any():
         raise RunError(f"{file}: does not hold this store's tiles; {RESTORE}")
     return splits.to_numpy().astype("<U5")

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cluster.ray_cluster import join
 from trainer.config import ScaleSection
+from trainer.data import read_split
 from trainer.display import PredictionDisplay
 from trainer.errors import RunError, UsageError
 from trainer.group import GroupTask, work_on_group
@@ -261,8 +262,8 @@ def _notes(trained: TrainedRun, source: Source, index: pd.DataFrame) -> list[str
 
 def _learned_from(trained: TrainedRun, index: pd.DataFrame) -> int:
     """How many tiles have the pixels of a training tile."""
-    split = pd.read_parquet(trained.run.split_file)
-    known = split["tile_id"][split["split"] == "train"].str.split("-").str[0]
+    split = read_split(trained.run.split_file)
+    known = split.index[split == "train"].str.split("-").str[0]
     return int(index["tile_id"].str.split("-").str[0].isin(known).sum())
 
 

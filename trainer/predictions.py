@@ -87,6 +87,7 @@ def read_predictions(file: Path) -> Predicted:
     """
     try:
         table = pq.read_table(file)
+        table.validate(full=True)
         classes = json.loads(table.schema.metadata[b"classes"])
         frame = table.select(list(READ)).cast(pa.schema(READ)).to_pandas()
         frame = frame[frame["label"].isin(classes)]

@@ -148,6 +148,7 @@ def test_killed_while_it_prunes_best_and_newest_survive(fault: Fault, forks: For
         fault.times += 1
         assert check_whole(run) == steps
         left.append(len(listed(run)))
+        assert run.claim_attempt(2, {"resumed_step": steps})
         prune_all(run)
         assert [checkpoint.step for checkpoint in listed(run)] == [steps, 1]
         assert not litter(run)

@@ -164,7 +164,7 @@ def _zip_reader(file: Path) -> Callable[[str], bytes]:
             with archive.open(member) as stream, io.BytesIO() as content:
                 shutil.copyfileobj(stream, content, _PIECE)  # in one piece it would be inflated without end, and twice
                 return content.getvalue()
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
             raise Rejection(f"damaged: in the zip: {error or 'ends too early'}") from None
 
     return read

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pandas as pd
+import pyarrow.parquet as pq
 from pandas.api.types import is_scalar
 from pyarrow import ArrowException
 
@@ -61,7 +62,9 @@ def read_manifest(file: Path, *, labelled: bool = True) -> Manifest:
 def _read_table(file: Path) -> pd.DataFrame:
     try:
         if file.suffix.lower() == ".parquet":
-            return pd.read_parquet(file)
+            table = pq.read_table(file)
+            table.validate(full=True)  # its text need not be UTF-8
+            return cast("pd.DataFrame", table.to_pandas(ignore_metadata=True))  # nor what it notes for pandas sound
         return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")  # a class may be named NA
     except (ValueError, OSError, ArrowException) as error:  # a parser's and an encoding's errors are ValueErrors
         raise UsageError(f"{file} cannot be read as a manifest: {error}") from None

@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         "phash": _TEXT,
     }
 )
+_MAY_BE_NULL = ("label", "group", "split", "compression")
 _BLOCK = 64  # tiles that a thread verifies at a time
 _IDENTITY = ["tile_id", "path", "label", "group", "split"]
 
@@ -95,11 +96,14 @@ def _map_tiles(path: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.u
 def _read_index(path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path / INDEX, page_checksum_verification=True)
+        table.validate(full=True)
     except (OSError, ValueError) as error:
         raise damaged(path, f"{INDEX} cannot be read ({error})") from None
     if not table.schema.equals(SCHEMA):
         raise damaged(path, f"{INDEX} was written by another program: {_schema_problem(table.schema)}")
-    index: pd.DataFrame = table.to_pandas()
+    if missing := [name for name in SCHEMA.names if name not in _MAY_BE_NULL and table[name].null_count]:
+        raise damaged(path, f"{INDEX} has rows without {joined(missing)}")
+    index: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     return index
 
 
