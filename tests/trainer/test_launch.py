@@ -40,6 +40,7 @@ def wait_until_caught(pid: int, number: signal.Signals) -> None:
         caught = int(status["SigCgt"], 16)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left")
 def test_stopped_and_killed_it_goes_on_and_ends_bit_identical(stores: tuple[Path, Path], tmp_path: Path) -> None:
     """TERM to the driver's whole process group, then SIGKILL of a worker; against a run left alone, without Ray."""
