@@ -13,16 +13,16 @@ test: $(VENV)/dev
 	$(RUN) -m pytest -m "not slow and not soak"
 
 test-slow: $(VENV)/dev
-	$(RUN) -m pytest -m "slow and not soak" --ignore tests/faults
+	$(RUN) -m pytest -m "slow and not fault"
 
 # What became of each fault is kept in a file, of which docs/reliability.md has the table.
 faults soak: export FAULTS := benchmarks/results/faults.json
 
 faults: $(VENV)/dev
-	$(RUN) -m pytest tests/faults -m "not soak"
+	$(RUN) -m pytest -m "fault and not soak"
 
 soak: $(VENV)/dev
-	$(RUN) -m pytest tests/faults -m soak
+	$(RUN) -m pytest -m soak
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

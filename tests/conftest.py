@@ -17,6 +17,7 @@ from trainer.tiles.synthetic import write_source
 
 settings.register_profile("untimed", deadline=None)  # machines are noisy
 settings.load_profile("untimed")
+pytest_plugins = ["tests.faults.rows"]
 REPOSITORY = Path(__file__).parents[1]
 MakeConfig = Callable[..., Config]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.ledger import Fault
 from tests.slurm.cluster import Job, Lose, Slurm
 from tests.slurm.training import has_step, make_config, train
 from trainer.checkpoint import listed
@@ -78,7 +79,10 @@ def newest_alone_writes(run: RunDir) -> bool:
     return all(c.attempt == newest for c in listed(run) if c.step > run.attempts()[newest]["resumed_step"])
 
 
-def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
+@pytest.mark.fault(3, "slurmd lost, its job alive and requeued elsewhere: two attempts at once", "one writer")
+def test_of_two_attempts_alive_at_once_one_writes(
+    fault: Fault, slurm: Slurm, given: tuple[Path, RunDir], lose: Lose
+) -> None:
     """slurmd dies, its job's processes live on: Slurm requeues the job elsewhere, and the run has two trainers."""
     config, run = given
     job = train(slurm, config, "--scale.workers", "1", nodes=1, options=("-w", "n1"))
@@ -88,19 +92,24 @@ def test_of_two_attempts_alive_at_once_one_writes(slurm: Slurm, given: tuple[Pat
     job.wait_until(lambda: has_step(run, 2, 3), "the second attempt")
     job.wait_until(lambda: first_is_over(job), "the first one's end")
     assert newest_alone_writes(run)
+    fault.times, fault.figure = 1, "of the first one nothing counts after the second has begun; it ends"
 
 
-def test_a_link_cut_for_ever_is_noticed(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
+@pytest.mark.fault(3, "a worker node's link cut for ever", "noticed within the configured limit; training again")
+def test_a_link_cut_for_ever_is_noticed(fault: Fault, slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
     config, run = given
     job = train(slurm, config, "--scale.workers", "1:2", nodes=2, options=(*ELASTIC, "-w", "n1,n2"))
     job.wait_until(lambda: has_step(run, 1, 2), "step 2")
     lose("n2", "down")
+    cut = time.monotonic()
     job.wait_until(lambda: has_step(run, 2, 3), "an attempt without the node")
     assert run.attempts()[max(run.attempts())]["workers"] == 1
+    fault.times, fault.figure = 1, f"training again after {time.monotonic() - cut:.0f} s, with one worker"
 
 
+@pytest.mark.fault(3, "a worker node's link cut for 4 s", "the flap survives: no new attempt, no requeue")
 def test_a_link_that_is_down_for_four_seconds_costs_nothing(
-    slurm: Slurm, given: tuple[Path, RunDir], lose: Lose
+    fault: Fault, slurm: Slurm, given: tuple[Path, RunDir], lose: Lose
 ) -> None:
     config, run = given
     job = train(slurm, config, nodes=2, options=("-w", "n1,n2"))
@@ -112,9 +121,13 @@ def test_a_link_that_is_down_for_four_seconds_costs_nothing(
     job.wait_until(lambda: has_step(run, 1, before + 10), "ten more steps")
     assert list(run.attempts()) == [1]
     assert job.fact("Restarts") == "0"
+    fault.times, fault.figure = 1, "ten more steps, still the first attempt"
 
 
-def test_a_head_that_is_cut_off_writes_no_more(slurm: Slurm, given: tuple[Path, RunDir], lose: Lose) -> None:
+@pytest.mark.fault(3, "the head node's link cut for ever", "requeued elsewhere, goes on; one writer")
+def test_a_head_that_is_cut_off_writes_no_more(
+    fault: Fault, slurm: Slurm, given: tuple[Path, RunDir], lose: Lose
+) -> None:
     """The first node's link goes down for ever: the job is requeued on others, the first attempt is over."""
     config, run = given
     job = train(slurm, config, nodes=2, options=("-w", "n1,n2"))
@@ -125,3 +138,4 @@ def test_a_head_that_is_cut_off_writes_no_more(slurm: Slurm, given: tuple[Path, 
     before, last = listed(run)[0].step, max(run.attempts())
     job.wait_until(lambda: has_step(run, last, before + 5), "five more steps, on other nodes")
     assert newest_alone_writes(run)
+    fault.times, fault.figure = 1, f"five more steps on other nodes, as attempt {last}"
