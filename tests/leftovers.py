@@ -53,7 +53,7 @@ def unheld(directories: set[Path]) -> list[Path]:
     """Of private directories, those that no program has."""
     left = []
     for directory in directories:
-        with suppress(FileNotFoundError, BlockingIOError), (directory / HELD).open() as file:
+        with suppress(FileNotFoundError, BlockingIOError, PermissionError), (directory / HELD).open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.append(directory)
     return left
