@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from analysis.kinds import KINDS, UNKNOWN, UNLABELLED, kind_of, twins
 from analysis.scores import Floats, Indices
 from trainer.errors import RunError, UsageError
-from trainer.rundir import RunDir, read_json, read_json_lines
+from trainer.rundir import RunDir, read_json
 from trainer.temperature import softmax
 from trainer.tiles.meta import META, Meta
 from trainer.tiles.store import TileStore
@@ -217,8 +217,7 @@ def read_file(path: Path) -> Model:
 
 
 def _looks(directory: RunDir) -> dict[str, int]:
-    file = directory.evaluations_file
-    return dict(Counter(look["split"] for look in read_json_lines(file))) if file.is_file() else {}
+    return dict(Counter(look["split"] for look in directory.read_evaluations()))
 
 
 def _refuse_no_run(path: Path) -> None:

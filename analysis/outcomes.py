@@ -47,14 +47,14 @@ def read_outcomes(file: Path) -> Outcomes:
             raise TypeError(f"{strange[0]} is {stored.schema.field(strange[0]).type}")
         stored.validate(full=True)
         classes = json.loads(stored.schema.metadata[b"classes"])
-        if not classes:
-            raise ValueError("it names no classes")
+        if not (classes and isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+            raise ValueError("its classes are no list of names")
         values = stored["logits"].combine_chunks().values
         if values.null_count:
             raise ValueError("logits are missing")
         logits = np.from_dlpack(values)
         scores = logits.reshape(stored.num_rows, len(classes))
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{file}: no predictions can be read from it ({error})") from None
     if not np.isfinite(scores).all():
         raise UsageError(f"{file}: has logits that are NaN or infinite, so it cannot be scored")

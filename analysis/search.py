@@ -301,7 +301,7 @@ def _final(run: RunDir, facts: Json, problems: list[str]) -> Iterator[Final]:
     """The final run, unless it cannot be read."""
     try:
         state = read_json(run.trial_file)
-        looks = read_json_lines(run.evaluations_file) if run.evaluations_file.exists() else []
+        looks = run.read_evaluations()
     except RunError as error:
         problems.append(str(error))
         return

@@ -32,6 +32,8 @@ from cluster.processes import kill_all_with
 
 EPOCHS, KILLED_AT = 8, 4
 STEPS = 5
+STEP_S = 0.1
+"""So that a driver can be killed between two epochs of so small a network."""
 NAME = "toy"
 MARK = "PLAIN_RAY"
 STATE, MANAGER = "state.pt", "checkpoint_manager_snapshot.json"
@@ -63,6 +65,7 @@ def train(config: dict[str, Any]) -> None:
         starts.write(f"{os.getpid()} {start}\n")
     for epoch in range(start + 1, EPOCHS + 1):
         for step in range(STEPS):
+            time.sleep(STEP_S)
             drawn = torch.Generator().manual_seed(1000 * epoch + 10 * step + rank)
             loss = nn.functional.mse_loss(network(torch.randn(8, 16, generator=drawn)), torch.zeros(8, 4))
             optimizer.zero_grad()
@@ -193,6 +196,8 @@ class Faults:
         driver = Driver(self.half.path)
         self.half.wait_for(KILLED_AT)
         driver.kill()
+        if not KILLED_AT <= self.half.end()[0] < EPOCHS:
+            raise RuntimeError(f"killed at the end of epoch {self.half.end()[0]}, not half-way")
         self.kept = parent / "kept"
         shutil.copytree(self.half.path, self.kept)
 
@@ -253,7 +258,7 @@ class Faults:
                     torch.load(file)
                 except Exception:
                     noticed += 1
-        happened = "the others are gone on from without a word" if noticed < FLIPS else "all are noticed"
+        happened = "torch.load takes the others without a word" if noticed < FLIPS else "all are noticed"
         return Row(10, "one bit flipped in a checkpoint", happened, noticed == FLIPS, f"{noticed} of {FLIPS} noticed")
 
     def manager_truncated(self) -> Row:

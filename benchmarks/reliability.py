@@ -46,7 +46,7 @@ def _held(row: Row) -> str:
 
 
 def _plain(row: Row) -> str:
-    return f"{row['injected']}: {row['happened']} ({_held(row)})"
+    return f"{row['injected']}: {row['happened']}; {row['figure']} ({_held(row)})"
 
 
 if __name__ == "__main__":

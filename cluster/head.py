@@ -22,7 +22,8 @@ class HeadWatch:
     def __init__(self, address: str, lost_after_s: float = LOST_AFTER_S):
         host, port = address.rsplit(":", 1)
         self._place, self._limit_s = (host.strip("[]"), int(port)), lost_after_s
-        self._looked = self._answered = time.monotonic()
+        self._looked = time.monotonic()
+        self._silent_since: float | None = None
 
     def check(self) -> None:
         """For who asks often: looks every few seconds.
@@ -32,10 +33,12 @@ class HeadWatch:
         """
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return
-        if self._answers():
-            self._answered = time.monotonic()
         self._looked = time.monotonic()
-        if (silent := self._looked - self._answered) > self._limit_s:
+        if self._answers():
+            self._silent_since = None
+            return
+        self._silent_since = self._silent_since or self._looked  # not before: nobody looks while this is suspended
+        if (silent := time.monotonic() - self._silent_since) > self._limit_s:
             raise HeadLostError(
                 f"Ray's head, {self._place[0]}:{self._place[1]}, is gone (no answer for {silent:.0f} s); the same "
                 "command goes on from the newest checkpoint"

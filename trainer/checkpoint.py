@@ -26,7 +26,7 @@ from trainer.durable import naming, sync, write_atomic
 from trainer.ema import evaluated
 from trainer.errors import RunError, is_out_of_memory
 from trainer.model import build
-from trainer.rundir import Json, RunDir, read_json, write_json, write_json_lines
+from trainer.rundir import RESTORE, Json, RunDir, read_json, write_json, write_json_lines
 from trainer.weights import Base
 
 TENSORS = "trained.safetensors"
@@ -62,7 +62,7 @@ def commit(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with naming(final):
-            temporary.mkdir(parents=True)
+            temporary.mkdir()  # not what is above: that would be where the storage was
             _write(temporary, tensors, state, {"step": step, "attempt": attempt, **facts})
             temporary.replace(final)
             sync(run.checkpoints_dir)
@@ -120,10 +120,14 @@ def _unreadable(checkpoint: Checkpoint, error: OSError) -> RunError:
 
 def listed(run: RunDir) -> list[Checkpoint]:
     """The checkpoints that count, newest first: those that no later attempt resumed below."""
-    named = [(NAME.fullmatch(path.name), path) for path in run.checkpoints_dir.glob("step-*")]
-    found = [Checkpoint(int(match[1]), int(match[2]), path) for match, path in named if match]
     resumed = {number: int(record["resumed_step"]) for number, record in run.attempts().items()}
-    return sorted((c for c in found if counts(c.step, c.attempt, resumed)), reverse=True)
+    return sorted((c for c in _named(run) if counts(c.step, c.attempt, resumed)), reverse=True)
+
+
+def _named(run: RunDir) -> list[Checkpoint]:
+    """All that are there, in no order."""
+    named = [(NAME.fullmatch(path.name), path) for path in run.checkpoints_dir.glob("step-*")]
+    return [Checkpoint(int(match[1]), int(match[2]), path) for match, path in named if match]
 
 
 def counts(step: int, attempt: int, resumed: Mapping[int, int]) -> bool:
@@ -139,13 +143,30 @@ def resume_point(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     """Where a run goes on, and what there is to say of it; None where nothing was trained yet.
 
     Raises:
-        RunError: where the run has a history and no good checkpoint: it must not silently start over.
+        RunError: where the run has a history and no good checkpoint: it must not silently start over; or where an
+            attempt's record is missing: which checkpoints count is not known then.
     """
+    _refuse_missing_attempts(run)
     checkpoint, said = newest_good(run)
-    if checkpoint is None and (said or run.read_metrics() or any(run.quarantine_dir.glob("*"))):
+    if checkpoint is None and (said or _had_checkpoints(run)):
         lines = [*said, f"{run.path}: has a history, but no good checkpoint; start over with --fresh"]
         raise RunError("\n".join(lines))
     return checkpoint, said
+
+
+def _refuse_missing_attempts(run: RunDir) -> None:
+    known = run.attempts()
+    begun = max([*known, *(checkpoint.attempt for checkpoint in _named(run))], default=0)
+    for number in range(1, begun + 1):
+        if number not in known:
+            raise RunError(f"{run.attempt_file(number)}: is missing, and attempt {begun} has begun; {RESTORE}")
+
+
+def _had_checkpoints(run: RunDir) -> bool:
+    attempts = run.attempts().values()
+    lost = bool(attempts) and not run.checkpoints_dir.exists()
+    resumed = any(record["resumed_step"] > 0 for record in attempts)
+    return lost or resumed or bool(run.read_metrics()) or any(run.quarantine_dir.glob("*"))
 
 
 def newest_step(run: RunDir) -> int:

@@ -232,7 +232,7 @@ class ScaleSection(Section):
     """GPUs of a worker; it trains on the first. A fraction such as 0.25 lets the trials of a search, of one worker
     each, share a GPU."""
     timeout_s: PositiveInt = 180
-    """Seconds after which a collective operation that does not return is an error, and so is a storage."""
+    """Seconds after which a collective operation or a storage that has not answered is an error."""
 
 
 SPACE = {"optim.lr": {"loguniform": [1e-5, 1e-2]}, "model.unfrozen_depth": {"choice": [0, 1, 2, 3]}}

@@ -109,7 +109,7 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
     plan, data, base = make_plan(config, machine, fresh=fresh)
     mirror = _reach_mirror(plan, console, fresh=plan.starts_over)
     if plan.starts_over:
-        _move_aside(plan.run, mirror, console)
+        _move_aside(plan.run, config.scale.timeout_s, mirror, console)
     elif mirror and _brought(mirror, console):
         plan, data, base = make_plan(config, machine)
     _make_directory(plan.run.path)
@@ -225,11 +225,11 @@ def _make_directory(path: Path) -> None:
         raise UsageError(f"run.storage: {path} cannot be made ({error.strerror}); name a folder to write in") from None
 
 
-def _move_aside(run: RunDir, mirror: Mirror | None, console: Console) -> None:
+def _move_aside(run: RunDir, limit_s: float, mirror: Mirror | None, console: Console) -> None:
     """Keeps the old run of this name under another, here and in the mirror."""
     aside = run.path.with_name(f"{run.name}.{time.strftime('%Y%m%dT%H%M%S')}")
     if run.path.exists():
-        with RunLock(run):
+        with RunLock(run, limit_s):
             pass  # refuses where it is being trained
         run.path.rename(aside)
         say(f"the old run {run.name} is now {aside}", console)
@@ -241,10 +241,14 @@ def _reach_mirror(plan: Plan, console: Console, *, fresh: bool) -> Mirror | None
     """The run's mirror; None where it has none, or none that answers now and the run is here to go on without."""
     if plan.config.run.mirror is None:
         return None
+    is_here = not fresh and plan.run.identity_file.exists()
     try:
-        return Mirror.reached(plan.config.run.mirror, plan.run)
+        mirror = Mirror.reached(plan.config.run.mirror, plan.run)
+        if is_here:
+            mirror.check_history()
+        return mirror
     except UnreachableError as error:
-        if fresh or not plan.run.identity_file.exists():
+        if not is_here:
             raise
         say(f"{error}\ntraining goes on from {near(plan.run.path)}", console)
         return None
@@ -253,7 +257,6 @@ def _reach_mirror(plan: Plan, console: Console, *, fresh: bool) -> Mirror | None
 def _brought(mirror: Mirror, console: Console) -> bool:
     """Whether the run was not here and has been brought from its mirror."""
     if mirror.run.identity_file.exists():
-        mirror.check_history()
         return False
     _make_directory(mirror.run.path.parent)
     said = mirror.fetch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -14,12 +15,14 @@ from types import TracebackType
 from trainer.durable import create_exclusive
 from trainer.errors import RunError
 from trainer.job import job_id, job_restarts
-from trainer.rundir import Json, Workplace, json_bytes, now, read_json, write_json
+from trainer.rundir import Json, Workplace, json_bytes, now, read_json
 from trainer.stall import answered_within
 
 HEARTBEAT_S = 5.0
 SILENT_AFTER_S = 4 * HEARTBEAT_S
 SETTLE_S = 0.5
+FIRST_BEAT = 1_000_000_000
+"""Counted from here, all have as many digits: a beat changes some of them and nothing else of the file."""
 ENDED = ("Z", "X")
 """States of a process that runs no more (proc(5))."""
 HELD_BY = {"host", "boot_id", "pid_namespace", "pid", "process_started", "job", "job_restarts", "since", "beats"}
@@ -54,7 +57,8 @@ class RunLock:
             self._refuse_or_remove()
             taken_over = True
         if taken_over:
-            self._settle()
+            time.sleep(SETTLE_S)
+        self._file = self._open()
         self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._beating.start()
         return self
@@ -68,6 +72,7 @@ class RunLock:
             if self._is_mine():
                 with suppress(OSError):  # whoever starts next sees that this process is over
                     self.run.lock_file.unlink(missing_ok=True)
+        os.close(self._file)
 
     def check(self) -> None:
         """Raises a RunError where somebody has taken over what this holds, as after a cut-off that looked like death.
@@ -84,23 +89,31 @@ class RunLock:
 
     def _create(self) -> bool:
         with answered_within(self._limit_s, self.run.path):
-            return create_exclusive(self.run.lock_file, json_bytes({**self._me, "beats": 0}))
+            return create_exclusive(self.run.lock_file, self._content(FIRST_BEAT))
 
-    def _settle(self) -> None:
-        """Of two that found the same dead lock, the slower one has removed the quicker one's; that one ends here."""
-        time.sleep(SETTLE_S)
+    def _open(self) -> int:
+        """The file that is this program's, whatever name it has later: a late beat reaches nobody else's.
+
+        Of two that found the same dead lock, the slower one has removed the quicker one's; that one ends here.
+        """
         if not self._is_mine():
             raise RunError(f"{self.run} was started twice in the same moment, and the other start has it")
+        with answered_within(self._limit_s, self.run.path):
+            return os.open(self.run.lock_file, os.O_WRONLY)
+
+    def _content(self, beat: int) -> bytes:
+        return json_bytes({**self._me, "beats": beat})
 
     def _beat(self) -> None:
-        beats = 0
-        while not self._ended.wait(HEARTBEAT_S):
+        for beat in itertools.count(FIRST_BEAT + 1):
+            if self._ended.wait(HEARTBEAT_S):
+                return
             with answered_within(self._limit_s, self.run.path):
                 if self._taker():
                     return
-                beats += 1
-                with suppress(OSError):  # a full disk now is no reason to be taken for dead later
-                    write_json(self.run.lock_file, {**self._me, "beats": beats})
+                with suppress(OSError):  # what cannot be written now is no reason to be taken for dead later
+                    os.pwrite(self._file, self._content(beat), 0)
+                    os.fsync(self._file)
 
     def _is_mine(self) -> bool:
         """Whether nobody has taken the run over, as somebody may while this process is suspended."""

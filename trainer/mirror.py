@@ -27,6 +27,10 @@ CONNECT_S, ANSWER_S, TRIES = 5, 10, 2
 CHUNK = 1 << 20
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 PART = ".part"
+PASSING = re.compile(
+    r"NETWORK_CONNECTION|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|HTTP status 5\d\d"
+)
+"""What an object store says where it may be well later."""
 REMEDY = (
     "name a bucket or folder that is there and may be written to, as s3://BUCKET/PATH, with the credentials in the "
     "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), or leave run.mirror out"
@@ -63,8 +67,7 @@ class Mirror:
                 sink.write(b"can be written")
             mirror.files.delete_file(probe)
         except (OSError, ArrowException) as error:
-            kind = UnreachableError if "NETWORK_CONNECTION" in str(error) else UsageError
-            raise kind(f"run.mirror: {uri} cannot be used ({reason(error)}); {REMEDY}") from None
+            raise _unusable(uri, error) from None
         return mirror
 
     def place(self, file: Path) -> str:
@@ -106,8 +109,17 @@ class Mirror:
         return None
 
     def check_history(self) -> None:
-        """Refuses, by a UsageError, to begin beside a continuation of the run, or beside another run of its name."""
-        if (file := self.stranger()) is not None:
+        """Refuses to begin beside a continuation of the run, or beside another run of its name.
+
+        Raises:
+            UnreachableError: where the mirror does not say whose it is.
+            UsageError: where it is not this run's.
+        """
+        try:
+            file = self.stranger()
+        except (OSError, ArrowException) as error:
+            raise _unusable(self.uri, error) from None
+        if file is not None:
             raise UsageError(
                 f"run.mirror: {self.uri} holds another history of run {self.run.name} (its {file} is not that of "
                 f"{self.run.path}): the run went on elsewhere, or is another one. Move this directory aside to go on "
@@ -172,6 +184,7 @@ class Mirror:
         names = self.sizes(self.run.path)
         if self.run.identity_file.name not in names:
             return False
+        fetched.checkpoints_dir.mkdir(parents=True)
         for path in map(PurePosixPath, names):
             unfinished = NAME.fullmatch(path.parent.name) and str(path.with_name(MANIFEST)) not in names
             if unfinished or path.is_absolute() or ".." in path.parts:
@@ -181,12 +194,19 @@ class Mirror:
             with self.files.open_input_stream(self.place(self.run.path / path)) as source, target.open("wb") as sink:
                 _stream(source, sink)
             sync(target)
+        for folder in (fetched.path, *(path for path in fetched.path.rglob("*") if path.is_dir())):
+            sync(folder)
         return True
 
     def _make_room(self, place: str) -> None:
         """Object stores have no folders, and the right to make what stands for them may be missing."""
         if not self.whole:
             self.files.create_dir(str(PurePosixPath(place).parent))
+
+
+def _unusable(uri: str, error: BaseException) -> UsageError:
+    kind = UnreachableError if PASSING.search(str(error)) else UsageError
+    return kind(f"run.mirror: {uri} cannot be used ({reason(error)}); {REMEDY}")
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from trainer.calibration import Calibration
 from trainer.checkpoint import store_base
 from trainer.config import IDENTITY_DEFAULTS, Config, deviations, dump, identity
 from trainer.data import RunData, open_data, stage_folder, write_split
-from trainer.durable import write_atomic
+from trainer.durable import sync, write_atomic
 from trainer.errors import Problems, RunError, UsageError
 from trainer.identity import check_same, derived_name, digest
 from trainer.job import is_requeued_from, job_id
@@ -152,6 +152,7 @@ def write_run(plan: Plan, data: RunData, base: Base) -> None:
         raise RunError(f"{plan.run.identity_file}: is missing, and a run has begun there; {RESTORE}")
     else:
         plan.run.path.mkdir(parents=True, exist_ok=True)
+        sync(plan.run.path.parent)
         write_split(plan.run.split_file, data)
         write_json(plan.run.identity_file, _description(plan, data))
     write_atomic(plan.run.config_file, dump(plan.config).encode())

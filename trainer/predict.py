@@ -178,7 +178,10 @@ def _is_there(out: Path, comes_from: Json) -> bool:
     """
     if not out.exists():
         return False
-    known = json.loads((facts_of(out) or {}).get(COMES_FROM, "{}"))
+    try:
+        known = json.loads((facts_of(out) or {})[COMES_FROM])
+    except (KeyError, ValueError, RecursionError):  # somebody else's
+        known = {}
     if known == comes_from:
         return True
     raise UsageError(f"--out: {out} is there, and {_difference(known, comes_from)}; delete it, or name another --out")

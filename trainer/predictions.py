@@ -59,9 +59,9 @@ def facts_of(file: Path) -> dict[str, str] | None:
     """The schema's metadata of a file of predictions; None where there is no such file, or it is none."""
     try:
         metadata = pq.read_schema(file).metadata or {}
-    except (OSError, pa.ArrowException):
+        return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
+    except (OSError, pa.ArrowException, ValueError):
         return None
-    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
 def predicted_by(file: Path) -> str | None:

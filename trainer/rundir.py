@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 from trainer.durable import create_exclusive, naming, write_atomic
 from trainer.errors import RunError
@@ -151,9 +151,13 @@ class RunDir(Workplace):
 
     def results(self) -> list[Path]:
         """The files that say what its checkpoints led to, as far as they are there."""
-        files = [self.metrics_file, self.best_file, self.evaluations_file]
+        files = [self.metrics_file, self.best_file, self.evaluations_file, self.diverged_file]
         made = [*self.predictions_dir.glob("[!.]*.parquet"), *self.tensorboard_dir.glob("events.*")]
         return [file for file in (*files, *sorted(made)) if file.exists()]
+
+    def read_evaluations(self) -> list[Json]:
+        """Every look at test or external data so far."""
+        return read_json_lines(self.evaluations_file, appended=True) if self.evaluations_file.exists() else []
 
     def has_begun(self) -> bool:
         """Whether anything was trained here."""
@@ -181,6 +185,7 @@ class RunDir(Workplace):
 
         From then on no checkpoint of an earlier attempt beyond `record["resumed_step"]` counts.
         """
+        self.checkpoints_dir.mkdir(exist_ok=True)  # first: an attempt without it has lost it
         self.attempts_dir.mkdir(exist_ok=True)
         return create_exclusive(self.attempt_file(number), json_bytes({"attempt": number, **record}))
 
@@ -298,10 +303,14 @@ def read_json(file: Path) -> Json:
     return content
 
 
-def read_json_lines(file: Path) -> list[Json]:
-    """A file of one JSON object a line; a RunError naming it where it is missing or damaged."""
+def read_json_lines(file: Path, *, appended: bool = False) -> list[Json]:
+    """A file of one JSON object a line; a RunError naming it where it is missing or damaged.
+
+    Where lines were `appended` to it, one that a crash has cut short is none.
+    """
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
+        content = file.read_bytes()
+        return [json.loads(line) for line in (_whole_lines(content) if appended else content).splitlines()]
     except OSError as error:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
@@ -319,17 +328,17 @@ def write_json_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_json_line(file: Path, line: Mapping[str, Any]) -> None:
-    """Adds one JSON object to a file of one a line, durably. A line that a crash has cut short spoils no other."""
+    """Adds one JSON object to a file of one a line, durably, in the place of one that a crash has cut short."""
     with naming(file), file.open("a+b") as stream:
-        whole = stream.tell() == 0 or _last_byte(stream) == b"\n"
-        stream.write((b"" if whole else b"\n") + json.dumps(line).encode() + b"\n")
+        stream.seek(0)
+        stream.truncate(len(_whole_lines(stream.read())))
+        stream.write(json.dumps(line).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _last_byte(stream: BinaryIO) -> bytes:
-    stream.seek(-1, os.SEEK_END)
-    return stream.read()
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 FAILED = 1
+SUSPENDED_S = 5.0
+"""A wait that ends so much later than it should was suspended, and what it waits for with it."""
+SAYING_S = 5.0
 
 
 @contextmanager
@@ -18,16 +22,27 @@ def answered_within(limit_s: float, place: Path) -> Iterator[None]:
 
     At once, as a kill does: whatever clears up might wait for the same storage.
     """
-    timer = threading.Timer(limit_s, _end, (limit_s, place))
-    timer.daemon = True
-    timer.start()
+    answered = threading.Event()
+    threading.Thread(target=_watch, args=(answered, limit_s, place), daemon=True, name="storage").start()
     try:
         yield
     finally:
-        timer.cancel()
+        answered.set()
 
 
-def _end(limit_s: float, place: Path) -> None:
+def _watch(answered: threading.Event, limit_s: float, place: Path) -> None:
+    suspended = True
+    while suspended:
+        began = time.monotonic()
+        if answered.wait(limit_s):
+            return
+        suspended = time.monotonic() - began > limit_s + SUSPENDED_S
+    threading.Thread(target=_say, args=(limit_s, place), daemon=True).start()
+    time.sleep(SAYING_S)  # what it is said to may be a file of the same storage
+    os._exit(FAILED)
+
+
+def _say(limit_s: float, place: Path) -> None:
     print(
         f"error: {place}: the storage has not answered for {limit_s:g} s (scale.timeout_s); see to it: the same "
         "command then goes on",

@@ -19,6 +19,7 @@ PLAIN = {
 }
 """Each kind of plain value in the core schema of YAML 1.2 (and `<<`)."""
 
+MERGE = "tag:yaml.org,2002:merge"
 MOST_VALUES = 100_000
 
 
@@ -55,7 +56,9 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
-        for key, _ in node.value:
+        for key, value in node.value:
+            if key.tag == MERGE and not isinstance(value, yaml.MappingNode):  # lists of them multiply
+                raise yaml.YAMLError(f"<< in line {key.start_mark.line + 1} takes one mapping")
             name, line = str(key.value), key.start_mark.line + 1
             if name in lines:
                 raise yaml.YAMLError(f"{name} is given twice, in lines {lines[name]} and {line}; keep one of them")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
@@ -48,7 +48,7 @@ from trainer.optim import make_optimizer, make_schedule
 from trainer.plan import Plan, as_begun, halve_micro_batch
 from trainer.predictions import predicted_by, write_predictions
 from trainer.ranks import Ranks
-from trainer.rundir import Json, append_json_line, now, write_json
+from trainer.rundir import Json, RunDir, append_json_line, now, write_json
 from trainer.scale import unseen_gpus
 from trainer.tensorboard import with_events
 from trainer.tiles.loader import TileSet
@@ -299,10 +299,21 @@ def claim(plan: Plan, ranks: Ranks, report: Report) -> Start:
         step = checkpoint.step if checkpoint else 0
         record = {"resumed_step": step, "workers": ranks.world_size, "started": now(), "said": said, **_where()}
         if plan.run.claim_attempt(attempt, record):
+            clear_up(plan.run)
             begins = f"goes on from {checkpoint.path.name}" if checkpoint else "begins"
             on = f"on {counted(ranks.world_size, 'worker')}"
             report({"phase": "start", "lines": [*said, f"attempt {attempt} {begins}, {on}"]})
             return Start(attempt, checkpoint)
+
+
+def clear_up(run: RunDir) -> None:
+    """Removes what earlier attempts were writing when they were killed, and why one of them diverged."""
+    folders = (run.path, run.attempts_dir, run.predictions_dir)
+    unfinished = [file for folder in folders for file in folder.glob(".*.tmp")]
+    asked = f".{run.lock_file.name}."  # of a start that is being refused just now
+    for file in (run.diverged_file, *(file for file in unfinished if not file.name.startswith(asked))):
+        with suppress(OSError):
+            file.unlink()
 
 
 def check_is_newest(plan: Plan, attempt: int) -> None:
@@ -376,6 +387,7 @@ def list_tiles(plan: Plan, data: RunData, attempt: int, position: Position, why:
     """Keeps which training tiles were learned from when training diverged, for whoever looks for the reason."""
     tiles = data.index("train").iloc[members][["tile_id", "path", "label"]].to_dict("records")
     facts = {"attempt": attempt, "epoch": position.epoch + 1, "step": position.step, "why": why}
+    check_is_newest(plan, attempt)
     try:
         write_json(plan.run.diverged_file, {**facts, "tiles": tiles})
     except OSError as error:  # that training diverged matters more
@@ -397,7 +409,11 @@ def save(plan: Plan, learner: Learner, attempt: int, ranks: Ranks, position: Pos
         "micro_batch": plan.micro_batch,
     }
     check_is_newest(plan, attempt)
-    commit(plan.run, position.step, attempt, learner.tensors(), learner.state(position), facts)
+    try:
+        commit(plan.run, position.step, attempt, learner.tensors(), learner.state(position), facts)
+    except OSError:
+        check_is_newest(plan, attempt)  # which may be why
+        raise
     check_is_newest(plan, attempt)
     write_history(plan.run, position.history, plan.config.loop.best_metric)
     check_is_newest(plan, attempt)

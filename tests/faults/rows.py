@@ -17,7 +17,9 @@ from tests.faults.ledger import Fault, keep, show
 LEDGER = "FAULTS"
 """The environment's name for the file in which the rows are kept, if they shall be."""
 FAULTS = pytest.StashKey[list[Fault]]()
-PASSED = pytest.StashKey[bool]()
+"""Of the session."""
+ROWS = pytest.StashKey[list[Fault]]()
+"""Of a test."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,22 +28,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """What is left behind is looked for when a test is over: a promise has held once that is, too."""
     report = yield
-    if report.when == "call" and not report.skipped:
-        item.stash[PASSED] = report.passed
+    if not any(item.iter_markers("fault")):
+        return report
+    rows = item.stash.setdefault(ROWS, _rows(item))
+    for row in rows:
+        row.held &= not report.failed
+    if report.when == "teardown":
+        item.config.stash[FAULTS] += [row for row in rows if row.times or not row.held]  # the others were skipped
     return report
 
 
+def _rows(item: pytest.Item) -> list[Fault]:
+    return [Fault(*marker.args) for marker in item.iter_markers("fault")]
+
+
 @pytest.fixture
-def faults(request: pytest.FixtureRequest) -> Iterator[list[Fault]]:
+def faults(request: pytest.FixtureRequest) -> list[Fault]:
     """The rows of this test, one for each mark, from the lowest to the uppermost."""
-    rows = [Fault(*marker.args) for marker in request.node.iter_markers("fault")]
-    assert rows, "a test of a fault says which: @pytest.mark.fault(number, injected, promise)"
-    yield rows
-    if PASSED in request.node.stash:
-        for row in rows:
-            row.held = request.node.stash[PASSED]
-            request.config.stash[FAULTS].append(row)
+    return request.node.stash.setdefault(ROWS, _rows(request.node))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,20 @@ CHANGES = (
 def injected(pid: int, calls: str, fault: str) -> Iterator[None]:
     """While the context lasts, these calls of a process and its threads meet a fault, such as `signal=KILL:when=3`."""
     what = ["-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
-    command = ["strace", "-f", "-p", str(pid), "-o", "/dev/null", *what]
+    with _attached(pid, "-o", "/dev/null", *what):
+        yield
+
+
+@contextmanager
+def recorded(pid: int, calls: str, into: Path) -> Iterator[None]:
+    """While the context lasts, these calls of a process and its threads are written down, with the paths of files."""
+    with _attached(pid, "-y", "-s", "1000", "-o", str(into), "-e", f"trace={calls}"):
+        yield
+
+
+@contextmanager
+def _attached(pid: int, *options: str) -> Iterator[None]:
+    command = ["strace", "-f", "-p", str(pid), *options]
     strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert strace.stderr
     try:

@@ -22,7 +22,9 @@ ODD: tuple[Any, ...] = (
 """Values that may stand where another is expected."""
 LETTERS = "abcdefghijklmnopqrst"
 LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(LETTERS))
+MERGES = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(LETTERS))
 HOSTILE = (
+    MERGES.encode(),
     *(b"", b"\0" * 64, b"\xff\xfe", b"\xef\xbb\xbf", b"PAR1PAR1", b"PK\x05\x06" + bytes(18)),
     *(b"[" * 100_000, b'{"a":' * 100_000, b"- " * 10_000, b'"' + b"x" * (1 << 20)),
     *((LAUGHS + f"{last}\n").encode() for last in ("optim: {lr: *t}", "search: {space: *t}", "data: {class_map: *t}")),
@@ -123,7 +125,8 @@ def other_columns(draw: Draw, data: bytes) -> bytes:
         elif how == "doubled":
             table = table.append_column(table.column_names[place], table.column(place))
         else:
-            said = {key: json.dumps(draw(st.sampled_from(ODD))) for key in (table.schema.metadata or {b"classes": b""})}
+            keys = table.schema.metadata or {b"classes": b""}
+            said = {key: draw(st.sampled_from((b"\xff", b"[" * 9999, *map(json.dumps, ODD)))) for key in keys}
             table = table.replace_schema_metadata(said if draw(st.booleans()) else None)
     sink = io.BytesIO()
     pq.write_table(table, sink)

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess as Process
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.faults.ledger import Fault
-from tests.faults.strace import CHANGES, injected, needs_strace
-from trainer.checkpoint import best_checkpoint, commit, find_flaw, listed, newest_good, prune, write_history
+from tests.faults.strace import CHANGES, injected, needs_strace, recorded
+from trainer.checkpoint import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    best_checkpoint,
+    commit,
+    find_flaw,
+    listed,
+    newest_good,
+    prune,
+    write_history,
+)
 from trainer.rundir import Json, RunDir
 
 pytestmark = needs_strace
@@ -57,6 +72,7 @@ def begun(path: Path, steps: int, keep: int) -> RunDir:
 
 
 def when_told(told: Connection, act: Callable[[RunDir], None], run: RunDir) -> None:
+    told.send("ready")
     told.recv()
     act(run)
 
@@ -72,15 +88,24 @@ def forks() -> multiprocessing.context.ForkServerContext:
 Forks = multiprocessing.context.ForkServerContext
 
 
-def killed(forks: Forks, act: Callable[[RunDir], None], run: RunDir, call: str, time: int) -> bool:
-    """Has a process act that is killed as it begins such a call for the so many-th time; False where it never does."""
+@contextmanager
+def begun_process(forks: Forks, act: Callable[[RunDir], None], run: RunDir) -> Iterator[tuple[Process, Connection]]:
+    """A process that acts once it is told to."""
     tell, told = forks.Pipe()
     process = forks.Process(target=when_told, args=(told, act, run))
     process.start()
-    assert process.pid
-    with injected(process.pid, call, f"signal=KILL:when={time}"):
-        tell.send(None)
-        process.join(timeout=60)
+    tell.recv()
+    yield process, tell
+    process.join(timeout=60)
+
+
+def killed(forks: Forks, act: Callable[[RunDir], None], run: RunDir, call: str, time: int) -> bool:
+    """Has a process act that is killed as it begins such a call for the so many-th time; False where it never does."""
+    with begun_process(forks, act, run) as (process, tell):
+        assert process.pid
+        with injected(process.pid, call, f"signal=KILL:when={time}"):
+            tell.send(None)
+            process.join(timeout=60)
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
 
@@ -111,6 +136,32 @@ def check_whole(run: RunDir) -> int:
 
 def litter(run: RunDir) -> list[Path]:
     return [path for path in run.checkpoints_dir.iterdir() if path.name.startswith(".")]
+
+
+SYNCED = re.compile(r"fsync\(\d+<(?P<path>[^>]+)>\)")
+RENAMED = re.compile(r'rename\w*\((?:\S+, )?"(?P<old>[^"]+)", (?:\S+, )?"(?P<new>[^"]+)"')
+
+
+@pytest.mark.fault(
+    6, "every fsync and rename of a commit, recorded", "what is renamed is synced before, and its folder after"
+)
+def test_a_commit_is_durable_in_order(fault: Fault, forks: Forks, tmp_path: Path) -> None:
+    """A kill loses nothing that the system has been given; a loss of power does, and this order is what helps."""
+    run = begun(tmp_path / "run", steps=1, keep=9)
+    with begun_process(forks, partial(save, step=2, keep=9), run) as (process, tell):
+        assert process.pid
+        with recorded(process.pid, "fsync,?rename,?renameat,?renameat2", tmp_path / "calls"):
+            tell.send(None)
+            process.join(timeout=60)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    synced = [(n, Path(found["path"])) for n, call in enumerate(calls) if (found := SYNCED.search(call))]
+    renamed = [(n, Path(f["old"]), Path(f["new"])) for n, call in enumerate(calls) if (f := RENAMED.search(call))]
+    names = [new.name for _, _, new in renamed]
+    assert names == [TENSORS, STATE, MANIFEST, "step-00000002-a0001", "metrics.jsonl", "best.json"]
+    for place, old, new in renamed:
+        assert any(path == old and n < place for n, path in synced), f"{old} is not synced before"
+        assert any(path == new.parent and n > place for n, path in synced), f"{new.parent} is not synced after"
+    fault.times, fault.figure = len(renamed), f"{len(renamed)} renames, {len(synced)} syncs, in order"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.command import Command
-from tests.faults.damage import KINDS, delete, empty, flip_a_bit, restored, truncate
+from tests.faults.damage import KINDS, delete, empty, flip_a_bit, restored
 from tests.faults.ledger import Fault
 from tests.faults.small import Small, make_small
 from tests.object_store import contents
@@ -110,7 +111,7 @@ GOES_ON, STOPS = "goes on", "stops, goes on once restored"
 RUN_FILES = {
     "run.json": (STOPS, STOPS, STOPS),
     "split.parquet": (STOPS, STOPS, STOPS),
-    "attempts/0001.json": (STOPS, STOPS, GOES_ON),
+    "attempts/0001.json": (STOPS, STOPS, STOPS),
     "config.yaml": (GOES_ON, GOES_ON, GOES_ON),
     "metrics.jsonl": (GOES_ON, GOES_ON, GOES_ON),
     "best.json": (GOES_ON, GOES_ON, GOES_ON),
@@ -141,6 +142,36 @@ def test_a_damaged_file_of_a_run_is_made_again_or_named(
     fault.figure = "; ".join(dict.fromkeys(came))
 
 
+@pytest.mark.fault(11, "the record of the newest of two attempts deleted", GOES_ON_OR_STOPS)
+def test_without_the_newest_attempts_record_nothing_is_revived(
+    fault: Fault, found: Small, undisturbed: Small, tmp_path: Path, capfd: Capture
+) -> None:
+    """Without it checkpoints of the first attempt would count again that the second one has replaced."""
+    assert found.train() == 0
+    file = found.run.attempt_file(2)
+    kept = shutil.copy(file, tmp_path)
+    found.run.best_file.unlink()  # else it is finished
+    file.unlink()
+    assert start_on_damage(found, file, Path(kept), capfd) == STOPS
+    assert found.weights == undisturbed.weights
+    fault.times, fault.figure = 1, STOPS
+
+
+@pytest.mark.fault(11, "checkpoints/ of a killed run deleted", "no silent start at step 0")
+def test_without_its_checkpoints_a_run_does_not_start_over(
+    fault: Fault, found: Small, undisturbed: Small, tmp_path: Path, capfd: Capture
+) -> None:
+    """As before its first epoch has ended, when there is no history but them."""
+    aside = found.run.checkpoints_dir.rename(tmp_path / "aside")
+    found.run.metrics_file.unlink()
+    assert found.train() == 1
+    assert "no good checkpoint; start over with --fresh" in capfd.readouterr().err
+    aside.rename(found.run.checkpoints_dir)
+    assert found.train() == 0
+    assert found.weights == undisturbed.weights
+    fault.times, fault.figure = 1, STOPS
+
+
 def start_on_damage(run: Small, file: Path, whole: Path, capfd: Capture) -> str:
     """Starts a run of which a file is damaged; where that stops it, once more with the file restored."""
     before = others(run)
@@ -165,7 +196,7 @@ def others(run: Small) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.fault(11, "Ray's own files in a killed run's ray/ truncated", "they do not matter")
+@pytest.mark.fault(11, "Ray's own files in a killed run's ray/ truncated, emptied, deleted", "they do not matter")
 def test_rays_own_state_does_not_matter(fault: Fault, small_run: Small) -> None:
     flags = ("--scale.workers", "2", "--scale.cpus_per_worker", "1")
     command = Command(small_run.config, *flags)
@@ -174,8 +205,8 @@ def test_rays_own_state_does_not_matter(fault: Fault, small_run: Small) -> None:
     command.end()
     files = [path for path in small_run.run.ray_dir.rglob("*") if path.is_file()]
     assert files
-    for file in files:
-        truncate(file)
+    for file, damage in zip(files, itertools.cycle(KINDS), strict=False):
+        damage(file)
     code, output = Command(small_run.config, *flags).end()
     assert code == 0, output
     resumed = small_run.run.attempts()[2]["resumed_step"]

@@ -26,6 +26,11 @@ from trainer.lock import RunLock
 from trainer.rundir import RunDir
 
 DAY_H = 24.0
+IN_NAMESPACES = ("unshare", "--uts", "--pid", "--mount-proc", "--kill-child")
+needs_namespaces = pytest.mark.skipif(
+    subprocess.run([*IN_NAMESPACES, "true"], capture_output=True).returncode != 0,
+    reason="no namespaces may be made here",
+)
 QUICK_S = 0.2
 """A heartbeat for tests; the program's own is in one of them."""
 
@@ -41,7 +46,7 @@ def held(run: RunDir, host: str | None, wrong_h: float = 0.0, heartbeat_s: float
     command = [sys.executable, "-m", "tests.faults.holder", str(run.path), str(wrong_h), str(heartbeat_s)]
     if host is not None:
         inside = 'hostname "$0" && exec "$@"'
-        command = ["unshare", "--uts", "--pid", "--mount-proc", "--kill-child", "sh", "-c", inside, host, *command]
+        command = [*IN_NAMESPACES, "sh", "-c", inside, host, *command]
     process = subprocess.Popen(command)
     try:
         wait_until(lambda: run.lock_file.exists() and beats(run) > 0, "the other's first heartbeat")
@@ -92,6 +97,7 @@ def test_what_was_before_is_not_the_holder(fault: Fault, run: RunDir) -> None:
     fault.figure = f"{fault.times} of {fault.times}"
 
 
+@needs_namespaces
 @pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()], ids=["other name", "same name"])
 @pytest.mark.parametrize("wrong_h", [-DAY_H, DAY_H], ids=["a day behind", "a day ahead"])
 @pytest.mark.fault(16, "lock of another host, its clock a day off", "no false takeover; taken over once it is dead")
@@ -121,6 +127,7 @@ def test_another_host_is_judged_by_its_heartbeat(
 
 
 @pytest.mark.slow
+@needs_namespaces
 @pytest.mark.fault(16, "a holder on another host, at the real heartbeat, stopped", "no false takeover; 20 s of silence")
 def test_a_stopped_holder_elsewhere_is_taken_over_after_its_silence(fault: Fault, run: RunDir) -> None:
     with held(run, "elsewhere", heartbeat_s=lock.HEARTBEAT_S) as pid:

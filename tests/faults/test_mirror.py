@@ -33,6 +33,7 @@ from tests.faults.starts import Fork, Place, end_all
 from tests.object_store import Store, contents, free_port, local
 from tests.trainer.test_copier import commit, copy, small_run
 from trainer import checkpoint as ck
+from trainer.__main__ import main
 from trainer.mirror import ANSWER_S, TRIES, Mirror
 from trainer.plan import Plan, make_plan, write_run
 from trainer.ranks import Ranks
@@ -99,6 +100,25 @@ def test_training_goes_on_without_its_mirror(
     assert store.objects(f"{tmp_path.name}/") == local(plan.run)
     fault.times += 1
     fault.figure = f"{EPOCHS} epochs in {took:.1f} s, {len(said)} lines said; in the end byte for byte the run"
+
+
+@pytest.mark.parametrize("asked", ["all", "reads"])
+@pytest.mark.fault(17, "the mirror answers 500 to", "the run goes on and says so")
+def test_a_run_goes_on_where_its_mirror_is_down_at_its_start(
+    fault: Fault, make_config: MakeConfig, tmp_path: Path, proxy: Proxy, asked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault.injected += f" {asked} when a run is started again"
+    mirror = proxy.uri(f"bucket/{tmp_path.name}")
+    make_config(**{"loop.epochs": 1, "scale.workers": 1, "run.mirror": mirror, "data.external": {}})
+    command = ["train", str(tmp_path / "config.yaml"), "--debug"]
+    assert main(command) == 0
+    proxy.spoil = unavailable if asked == "all" else lambda request: request.command == "GET" and unavailable(request)
+    capsys.readouterr()
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be used" in said
+    assert "training goes on from" in said
+    fault.times, fault.figure = 1, "said, and gone on"
 
 
 @pytest.mark.slow

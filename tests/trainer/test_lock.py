@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -152,3 +153,26 @@ def test_a_storage_that_does_not_answer_has_not_given_the_run_away(
         before = json.loads(run.lock_file.read_text())["beats"]
         time.sleep(0.3)
         assert json.loads(run.lock_file.read_text())["beats"] > before
+
+
+def test_a_beat_that_comes_late_leaves_the_new_holders_lock_alone(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suspended between its look at the lock and its beat, as where the storage is slow just then."""
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.05)
+    held = RunLock(run)
+    took_over = threading.Event()
+
+    def suspended() -> None:
+        if took_over.is_set():
+            return
+        known = json.loads(run.lock_file.read_text())
+        run.lock_file.unlink()
+        run.lock_file.write_text(json.dumps({**known, "host": "elsewhere", "beats": 7}))
+        took_over.set()
+
+    with held:
+        monkeypatch.setattr(held, "_taker", suspended)
+        assert took_over.wait(10)
+        time.sleep(0.3)  # some beats
+        holder = json.loads(run.lock_file.read_text())
+        assert (holder["host"], holder["beats"]) == ("elsewhere", 7)
+    assert run.lock_file.exists()

@@ -7,7 +7,7 @@ import pytest
 
 from trainer.durable import create_exclusive, write_atomic
 from trainer.errors import RunError
-from trainer.rundir import RunDir, read_json
+from trainer.rundir import RunDir, append_json_line, read_json
 
 
 def test_storage_is_the_same_for_runs_and_trials(tmp_path: Path) -> None:
@@ -52,3 +52,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
         read_json(tmp_path / "run.json")
     (tmp_path / "run.json").write_text(json.dumps({"a": 1}))
     assert read_json(tmp_path / "run.json") == {"a": 1}
+
+
+def test_a_line_that_a_crash_has_cut_short_is_none(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    append_json_line(run.evaluations_file, {"split": "test"})
+    with run.evaluations_file.open("a") as file:
+        file.write('{"split": "te')
+    assert [line["split"] for line in run.read_evaluations()] == ["test"]
+    append_json_line(run.evaluations_file, {"split": "external"})
+    assert [line["split"] for line in run.read_evaluations()] == ["test", "external"]
+    run.evaluations_file.write_text('{"split": "te\n{"split": "test"}\n')
+    with pytest.raises(RunError, match=r"evaluations\.jsonl: is damaged"):
+        run.read_evaluations()

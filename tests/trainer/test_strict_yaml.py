@@ -58,3 +58,9 @@ def test_a_shared_mapping_may_be_overridden(tmp_path: Path) -> None:
 def test_strange_tags_and_keys_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="not valid YAML"):
         read(tmp_path, text)
+
+
+def test_merged_lists_of_mappings_are_refused(tmp_path: Path) -> None:
+    """Nine of nine of nine would be written out while they are read."""
+    with pytest.raises(UsageError, match="<< in line 2 takes one mapping"):
+        read(tmp_path, "a: &a {x: 1}\nb: {<<: [*a, *a]}\n")
