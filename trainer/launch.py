@@ -109,7 +109,7 @@ def _train(config: Config, machine: Machine, stop: StopSignals, *, fresh: bool, 
     plan, data, base = make_plan(config, machine, fresh=fresh)
     mirror = _reach_mirror(plan, console, fresh=plan.starts_over)
     if plan.starts_over:
-        _move_aside(plan.run, config.scale.timeout_s, mirror, console)
+        _move_aside(plan, mirror, console)
     elif mirror and _brought(mirror, console):
         plan, data, base = make_plan(config, machine)
     _make_directory(plan.run.path)
@@ -225,11 +225,12 @@ def _make_directory(path: Path) -> None:
         raise UsageError(f"run.storage: {path} cannot be made ({error.strerror}); name a folder to write in") from None
 
 
-def _move_aside(run: RunDir, limit_s: float, mirror: Mirror | None, console: Console) -> None:
+def _move_aside(plan: Plan, mirror: Mirror | None, console: Console) -> None:
     """Keeps the old run of this name under another, here and in the mirror."""
+    run = plan.run
     aside = run.path.with_name(f"{run.name}.{time.strftime('%Y%m%dT%H%M%S')}")
     if run.path.exists():
-        with RunLock(run, limit_s):
+        with RunLock(run, plan.config.scale.timeout_s):
             pass  # refuses where it is being trained
         run.path.rename(aside)
         say(f"the old run {run.name} is now {aside}", console)

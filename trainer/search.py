@@ -50,7 +50,7 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
         plan, data, base = make_search_plan(config, machine_of(cluster))
         console = Console()
         if fresh and plan.search.path.exists():
-            _move_aside(plan, config.scale.timeout_s, console)
+            _move_aside(plan, console)
         plan.search.trials_dir.mkdir(parents=True, exist_ok=True)
         with RunLock(plan.search, config.scale.timeout_s) as lock:
             search = Search(plan, data, base, console, draw, lock)
@@ -60,14 +60,14 @@ def tune(config: Config, stop: StopSignals, draw: Draw, *, fresh: bool = False, 
             return search.run(stop)
 
 
-def _move_aside(plan: SearchPlan, limit_s: float, console: Console) -> None:
+def _move_aside(plan: SearchPlan, console: Console) -> None:
     """Keeps the old search of this name under another; a requeued batch job goes on with what it has begun."""
     search = plan.search
     with suppress(RunError):  # damaged: a reason to start over
         if search.exists() and is_requeued_from(search.read().get("job")):
             return
     aside = search.path.with_name(f"{search.name}.{time.strftime('%Y%m%dT%H%M%S')}")
-    with RunLock(search, limit_s):
+    with RunLock(search, plan.config.scale.timeout_s):
         pass  # refuses where it is going on
     search.path.rename(aside)
     say(f"the old search {search.name} is now {aside}", console)

@@ -136,6 +136,7 @@ def write_model(run: RunDir, classes: int) -> torch.nn.Sequential:
     model, base = build(classes, seed=1), load_base("random", seed=1)
     store_base(run, base.sha256, base.data)
     head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("fc.")}
+    run.checkpoints_dir.mkdir(exist_ok=True)
     checkpoint = commit(run, 30, 1, head, {}, {"base_sha256": base.sha256})
     best = {"epoch": 3, "step": 30, "checkpoint": checkpoint.path.name, "metric": "val/balanced_accuracy", "value": 0.9}
     run.best_file.write_text(json.dumps(best), encoding="utf-8")

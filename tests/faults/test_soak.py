@@ -1,4 +1,4 @@
-"""Half an hour of training in which anything may be killed at any moment."""
+"""A training in which anything may be killed at any moment of half an hour, and which then goes on to its end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from tests.runs import trained_alone, weights
 from trainer.checkpoint import newest_step
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
-"""About how long it trains on two cores."""
-EPOCHS, STEPS_AN_EPOCH = round(9 * MINUTES), 6
+"""How long things are killed."""
+EPOCHS, STEPS_AN_EPOCH = round(6 * MINUTES), 6
+"""More than are trained meanwhile: 16 steps a minute on two cores."""
 NODES = 3
 PAUSE_S = 20.0
 AT_ANY_MOMENT = 0.25
@@ -54,10 +55,11 @@ def test_anything_is_killed_at_any_moment(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     training, rows = make_training(**{"loop.epochs": EPOCHS}), {fault.injected: fault for fault in faults}
     started, code, commands = time.monotonic(), None, 0
+    until = started + 60 * MINUTES
     while code != 0:
-        assert time.monotonic() - started < 4 * 60 * MINUTES + LIMIT_S, f"at step {newest_step(training.run)}"
+        assert time.monotonic() < until + 2 * LIMIT_S, f"at step {newest_step(training.run)}"
         command, commands = Command(training.config, launcher=over_nodes(NODES, tmp_path / "meetings")), commands + 1
-        disturb(command, training, tmp_path, rows)
+        disturb(command, training, tmp_path, rows, until)
         code, output = command.end()
         print(f"command {commands} ended with {code}:\n{output}")
     minutes = (time.monotonic() - started) / 60
@@ -73,10 +75,10 @@ def test_anything_is_killed_at_any_moment(
         )
 
 
-def disturb(command: Command, training: Training, mark: Path, rows: dict[str, Fault]) -> None:
-    """Kills one thing after another until a command ends: what never was at first, then what chance will have."""
+def disturb(command: Command, training: Training, mark: Path, rows: dict[str, Fault], until: float) -> None:
+    """Kills one thing after another while a command works: what never was at first, then what chance will have."""
     process, run = command.process, training.run
-    while process.poll() is None:
+    while process.poll() is None and time.monotonic() < until:
         before = newest_step(run)
         if random.random() > AT_ANY_MOMENT:
             wait_until(lambda step=before: newest_step(run) > step or process.poll() is not None, "a step")  # type: ignore[misc]

@@ -15,7 +15,7 @@ from trainer.weights import load_base
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "runs" / "a")
-    run.path.mkdir(parents=True)
+    run.checkpoints_dir.mkdir(parents=True)
     return run
 
 
