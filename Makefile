@@ -16,12 +16,15 @@ test-slow: $(VENV)/dev
 	$(RUN) -m pytest -m "slow and not fault"
 
 # What became of each fault is kept in a file, of which docs/reliability.md has the table.
-faults soak: export FAULTS := benchmarks/results/faults.json
+faults: export FAULTS := benchmarks/results/faults.json
+soak: export FAULTS := benchmarks/results/soak.json
 
 faults: $(VENV)/dev
+	rm -f $(FAULTS)
 	$(RUN) -m pytest -m "fault and not soak"
 
 soak: $(VENV)/dev
+	rm -f $(FAULTS)
 	$(RUN) -m pytest -m soak
 
 lint: $(VENV)/dev

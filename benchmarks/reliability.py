@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.record import RESULTS
 
-FAULTS, PLAIN_RAY = RESULTS / "faults.json", RESULTS / "plain_ray.json"
+FAULTS = (RESULTS / "faults.json", RESULTS / "soak.json")
+PLAIN_RAY = RESULTS / "plain_ray.json"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of the table -->\n"
 HEADER = ("", "injected", "times", "promise", "figure", "", "plain Ray Train")
@@ -26,7 +27,8 @@ def main() -> None:
 
 def table() -> str:
     """The table, in Markdown: a row for each fault; what plain Ray Train does beside the first row of a number."""
-    faults = json.loads(FAULTS.read_text(encoding="utf-8"))
+    faults = [row for file in FAULTS for row in json.loads(file.read_text(encoding="utf-8"))]
+    faults.sort(key=lambda row: row["number"])
     plain: dict[int, str] = {}
     for row in json.loads(PLAIN_RAY.read_text(encoding="utf-8"))["faults"]:
         plain[row["number"]] = "; ".join(filter(None, (plain.get(row["number"]), _plain(row))))
