@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Iterator
@@ -12,9 +11,10 @@ from pathlib import Path
 
 from tests.command import Command
 from tests.conftest import write_config
+from tests.runs import weights
 from tests.trainer.search.searches import BASE
 from trainer.__main__ import main
-from trainer.checkpoint import listed, newest_good
+from trainer.checkpoint import newest_good
 from trainer.rundir import RunDir
 
 OPTIONS: dict[str, object] = {"loop.batch_size": 8, "loop.checkpoint_every": 1, "scale.workers": 1}
@@ -63,15 +63,15 @@ class Small:
     @property
     def weights(self) -> str:
         """What was learned at last, to the bit."""
-        return hashlib.sha256((listed(self.run)[0].path / "trained.safetensors").read_bytes()).hexdigest()
+        return weights(self.run)
 
 
-def make_small(stores: tuple[Path, Path], folder: Path, weights: Path | None = None, **options: object) -> Small:
+def make_small(stores: tuple[Path, Path], folder: Path, base: Path | None = None, **options: object) -> Small:
     """A run in a folder, which may have the starting weights of another one's storage."""
     storage = folder / "storage"
     storage.mkdir(parents=True)
-    if weights:
-        (storage / "weights").symlink_to(weights)
+    if base:
+        (storage / "weights").symlink_to(base)
     config = write_config(folder / "config.yaml", stores, storage, {**OPTIONS, "loop.epochs": EPOCHS, **options})
     return Small(config, RunDir(storage / "small"))
 

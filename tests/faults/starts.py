@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+from tests.command import wait_until
 from tests.conftest import write_config
 from tests.faults.file_events import LOOKS, watch
 from trainer.__main__ import main
-from trainer.checkpoint import listed
 from trainer.rundir import RunDir
 from trainer.tiles.pack import pack
 from trainer.tiles.synthetic import write_source
@@ -101,18 +99,6 @@ def end_all() -> None:
     for process in multiprocessing.active_children():
         process.kill()
         process.join()
-
-
-def wait_until(so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not so():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.005)
-
-
-def weights(run: RunDir) -> str:
-    """A digest of what a run has learned."""
-    return hashlib.sha256((listed(run)[0].path / "trained.safetensors").read_bytes()).hexdigest()
 
 
 def _call(

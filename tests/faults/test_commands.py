@@ -17,8 +17,9 @@ from tests.faults.ledger import Fault
 from tests.faults.small import Small, make_search, one_core
 from tests.faults.strace import injected, needs_strace
 from tests.object_store import contents
+from tests.runs import weights
 from tests.trainer.search.searches import Command as SearchCommand
-from tests.trainer.search.searches import search_of, trials_of, wait_until, weights
+from tests.trainer.search.searches import search_of, trials_of, wait_until
 from tests.trainer.test_predict import assert_same, write_images
 from trainer.rundir import PartsDir
 from trainer.tiles.store import verify

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.command import wait_until
 from tests.faults.ledger import Fault
-from tests.faults.starts import wait_until
 from trainer import checkpoint as ck
 from trainer import lock
 from trainer.errors import RunError

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.command import wait_until
 from tests.conftest import REPOSITORY, write_config
 from tests.faults import stranger
 from tests.faults.ledger import Fault
-from tests.faults.starts import wait_until
 from tests.leftovers import started_by
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir

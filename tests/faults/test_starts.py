@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Command
+from tests.command import Command, wait_until
 from tests.conftest import write_config
 from tests.faults.ledger import Fault
-from tests.faults.starts import Fork, Place, end_all, few_tiles, wait_until, weights
+from tests.faults.starts import Fork, Place, end_all, few_tiles
+from tests.runs import weights
 from tests.trainer.test_launch import OPTIONS
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir

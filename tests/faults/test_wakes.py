@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.command import wait_until
 from tests.faults.file_events import watch
 from tests.faults.ledger import Fault
-from tests.faults.starts import Fork, Place, end_all, few_tiles, wait_until, weights
+from tests.faults.starts import Fork, Place, end_all, few_tiles
+from tests.runs import weights
 from trainer import checkpoint as ck
 from trainer.errors import RunError
 from trainer.loop import Position

@@ -11,8 +11,9 @@ import pytest
 from cluster.private import private_directory
 from cluster.rendezvous import Rendezvous
 from tests.conftest import write_config
+from tests.runs import trained_alone, weights
 from tests.slurm.cluster import Slurm
-from tests.slurm.training import OPTIONS, STEPS, has_step, train, weights, weights_of_one_machine
+from tests.slurm.training import OPTIONS, STEPS, has_step, train
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir
 
@@ -42,7 +43,7 @@ def test_stopped_and_requeued_it_ends_as_if_never_stopped(
     assert not job.left()
 
     alone = write_config(tmp_path / "alone.yaml", stores, storage, {**OPTIONS, "run.name": "alone"})
-    assert weights(run) == weights_of_one_machine(alone)
+    assert weights(run, STEPS) == weights(trained_alone(alone), STEPS)
 
 
 def test_cancelled_it_leaves_nothing(slurm: Slurm, stores: tuple[Path, Path], tmp_path: Path, storage: Path) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from tests.conftest import write_config
-from tests.processes import train_killed_at
 from tests.slurm.cluster import Job, Slurm
 from trainer.checkpoint import listed
-from trainer.config import load_config
-from trainer.plan import make_plan, write_run
 from trainer.rundir import RunDir
-from trainer.scale import this_machine
 
 STEPS = 18
 OPTIONS: dict[str, object] = {
@@ -41,20 +36,3 @@ def train(
 def has_step(run: RunDir, attempt: int, step: int) -> bool:
     """Whether this attempt, or a later one, has committed this step, or a later one."""
     return any(c.attempt >= attempt and c.step >= step for c in listed(run))
-
-
-def weights(run: RunDir) -> str:
-    """A digest of the weights after the last step."""
-    newest = listed(run)[0]
-    assert newest.step == STEPS
-    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
-
-
-def weights_of_one_machine(config: Path) -> str:
-    """The same for a run of this configuration that is left alone, on this machine, without Ray."""
-    plan, data, base = make_plan(load_config(config), this_machine())
-    write_run(plan, data, base)
-    outcome = train_killed_at(plan, None)
-    assert outcome is not None
-    assert outcome.status == "done"
-    return weights(plan.run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -18,9 +17,9 @@ import pytest
 from tests.conftest import MakeConfig, write_config
 from tests.object_store import Store, contents, free_port, local
 from tests.processes import on_ranks
+from tests.runs import weights
 from tests.trainer.conftest import Look
 from tests.trainer.test_copier import copy
-from trainer import checkpoint as ck
 from trainer.__main__ import main
 from trainer.mirror import Mirror
 from trainer.plan import Plan, make_plan, write_run
@@ -73,12 +72,6 @@ def _train_killed_once_mirrored(ranks: Ranks, plan: Plan, step: int) -> None:
     work(plan, ranks, report)
 
 
-def final_weights(run: RunDir) -> str:
-    newest = ck.listed(run)[0]
-    assert newest.step == 12
-    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
-
-
 def test_on_another_machine_the_same_command_ends_bit_identical(
     stores: tuple[Path, Path], tmp_path: Path, store: Store, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +83,7 @@ def test_on_another_machine_the_same_command_ends_bit_identical(
     }
     alone = write_config(tmp_path / "alone.yaml", stores, tmp_path / "runs", {**options, "run.name": "alone"})
     assert main(["train", str(alone), "--debug"]) == 0
-    expected = final_weights(RunDir(tmp_path / "runs" / "alone"))
+    expected = weights(RunDir(tmp_path / "runs" / "alone"), 12)
 
     mirrored = {**options, "run.mirror": store.uri(f"bucket/{tmp_path.name}"), "run.storage": str(tmp_path / "lost")}
     plan = start(make_config(**mirrored))
@@ -103,7 +96,7 @@ def test_on_another_machine_the_same_command_ends_bit_identical(
     assert "was not in" in said
     assert "attempt 2 goes on from step-" in said
     assert plan.run.attempts()[2]["resumed_step"] > 0
-    assert final_weights(plan.run) == expected
+    assert weights(plan.run, 12) == expected
     assert store.objects(f"{tmp_path.name}/") == local(plan.run)
 
 

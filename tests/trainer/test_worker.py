@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 
 from tests.conftest import MakeConfig
 from tests.processes import train_killed_at
+from tests.runs import weights
 from trainer.checkpoint import listed, load_best_model, quarantine, read
 from trainer.config import Config
 from trainer.data import open_data
@@ -51,12 +51,6 @@ def start(config: Config) -> Plan:
     return plan
 
 
-def final_weights(run: RunDir) -> str:
-    newest = listed(run)[0]
-    assert newest.step == STEPS
-    return hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
-
-
 @pytest.mark.parametrize(
     ("workers", "recipe"),
     [
@@ -89,7 +83,7 @@ def test_killed_at_random_steps_it_ends_bit_identical(
     assert train_killed_at(disturbed, None).status == "done"
 
     assert len(disturbed.run.attempts()) == 2
-    assert final_weights(disturbed.run) == final_weights(undisturbed.run)
+    assert weights(disturbed.run, STEPS) == weights(undisturbed.run, STEPS)
     expected, found = (run.run.read_metrics() for run in (undisturbed, disturbed))
     for name in ("epoch", "step", "val/loss", "val/balanced_accuracy", "lr"):
         assert [epoch[name] for epoch in found] == [epoch[name] for epoch in expected]
@@ -144,7 +138,7 @@ def test_a_finished_run_is_not_evaluated_again(trained: Plan) -> None:
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(trained: Plan) -> None:
     newest, before = listed(trained.run)[:2]
-    expected = hashlib.sha256((newest.path / "trained.safetensors").read_bytes()).hexdigest()
+    expected = weights(trained.run)
     (newest.path / "manifest.json").unlink()
     said: list[str] = []
 
@@ -158,7 +152,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(trained: Plan) 
     assert before.path.name in said[1]
     again = listed(trained.run)[0]
     assert (again.step, again.attempt) == (newest.step, 2)
-    assert hashlib.sha256((again.path / "trained.safetensors").read_bytes()).hexdigest() == expected
+    assert weights(trained.run) == expected
 
 
 def test_a_diverging_run_fails_and_names_the_remedy(make_config: MakeConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -16,8 +15,7 @@ import psutil
 import yaml
 
 from tests.conftest import REPOSITORY
-from trainer.checkpoint import listed
-from trainer.rundir import Json, RunDir, SearchDir, read_json
+from trainer.rundir import Json, SearchDir, read_json
 
 BASE: dict[str, object] = {
     "run.name": "search",
@@ -74,10 +72,6 @@ def wait_until(reached: Callable[[], bool], command: Command, limit_s: float = 2
         assert time.monotonic() < deadline
         assert command.process.poll() is None, command.end()
         time.sleep(0.1)
-
-
-def weights(run: RunDir) -> str:
-    return hashlib.sha256((listed(run)[0].path / "trained.safetensors").read_bytes()).hexdigest()
 
 
 def started_here() -> list[str]:

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from tests.conftest import write_config
+from tests.runs import weights
 from tests.trainer.search.searches import (
     BASE,
     Command,
     search_of,
     trials_of,
-    weights,
 )
 from trainer.__main__ import main
 from trainer.config import load_config

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import weights
 from tests.trainer.search.searches import (
     Command,
     search_of,
     trials_of,
     wait_until,
-    weights,
 )
 from trainer.checkpoint import listed
 from trainer.rundir import Json, RunDir, read_json, write_json
