@@ -57,13 +57,24 @@ def config(large_store: Path, tmp_path: Path) -> Path:
 
 
 IN_A_GATHER_THREAD = """
-import resource, sys
+import resource, sys, threading
 from pathlib import Path
 from trainer.config import load_config
 from trainer.plan import make_plan, write_run
 from trainer.scale import this_machine
+from trainer.tiles.loader import TileSet
 from trainer.worker import work_alone
 
+gather = TileSet.gather
+
+def observed(*arguments):
+    try:
+        return gather(*arguments)
+    except Exception:
+        print("no memory in", threading.current_thread().name)
+        raise
+
+TileSet.gather = observed
 plan, data, base = make_plan(load_config(Path(sys.argv[1]), ["--scale.workers", "1"]), this_machine())
 write_run(plan, data, base)
 
@@ -90,6 +101,7 @@ def test_a_gather_thread_that_gets_no_memory_is_named(fault: Fault, config: Path
     done = python(IN_A_GATHER_THREAD, config)
     assert done.returncode == 0, done.stderr
     tries = done.stdout.count("out of memory with")
+    assert done.stdout.index("no memory in gather") < done.stdout.index("out of memory with"), done.stdout
     assert "failed out of memory with 2 tiles at once, and fewer there cannot be" in done.stdout
     assert tries == 3, done.stdout
     fault.times, fault.figure = 1, f"{tries} tries: 8, 4, 2 tiles at once"
