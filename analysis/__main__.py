@@ -10,6 +10,7 @@ from pathlib import Path
 from analysis.map_kinds import GRADCAM, LAYERS, METHODS, MapKind
 from analysis.report.asked import Asked
 from trainer.errors import RunError, UsageError
+from trainer.wording import visible
 
 ALL = Asked(measured_maps=None, audit=True)
 """What a page has unless it is asked for less."""
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             table(options.search, options.sort, options.format, ascending=options.ascending)
     except (UsageError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # `| head` has seen enough
         sys.stdout = None

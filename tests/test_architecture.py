@@ -16,7 +16,8 @@ RAY = {
 }
 # Inside trainer, each layer may import those before it.
 LAYERS = [
-    {"errors", "progress", "durable", "stop", "job", "board", "stall", "standard_error", "temperature", "wording"},
+    {"errors", "durable", "stop", "job", "board", "stall", "standard_error", "temperature", "wording"},
+    {"progress"},
     {"strict_yaml", "config_errors", "live"},
     {"space", "config_types"},
     {"config"},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.errors import RunError, UsageError, is_out_of_memory
 from trainer.stop import StopSignals
+from trainer.wording import visible
 
 Arguments = Sequence[str]
 
@@ -27,10 +28,10 @@ def main(arguments: Arguments) -> int:
     try:
         return int(chosen.command(own, arguments[1:]))
     except (UsageError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return RunError.exit_code
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

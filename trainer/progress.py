@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from trainer.wording import visible
+
 Advance = Callable[[int], None]
 
 
@@ -79,5 +81,5 @@ def _lines(console: Console, description: str, total: int, unit: str, every_s: f
 def say(text: str, console: Console | None = None) -> None:
     """Print text as it is: no markup, no colours, no line breaks that it does not have itself."""
     console = console or Console()
-    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console.print(visible(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
     console.file.flush()

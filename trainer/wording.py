@@ -1,7 +1,9 @@
 """Numbers and names as they stand in a sentence."""
 
+import re
 from collections.abc import Iterable
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SHOWN = 5
 
 
@@ -17,3 +19,8 @@ def joined(names: Iterable[str]) -> str:
         parts[_SHOWN:] = [f"{len(parts) - _SHOWN:,} more"]
     *others, last = parts
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def visible(text: str) -> str:
+    """Text for a terminal, which names of files and classes in it do not steer: their control characters are shown."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)

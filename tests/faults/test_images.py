@@ -183,6 +183,7 @@ def test_odd_names_are_taken_as_they_are(fault: Fault, tmp_path: Path, capfd: py
     for n, name in enumerate(NAMES):
         write(folder / "TUM" / name, encoded(pixels(200 + n)))
     write(folder / "a\nclass, \"of\" 'its' own" / "1.png", encoded(pixels(300)))
+    write(folder / "\x1b[31mred" / "1.png", encoded(pixels(301)))
     with open(os.fsencode(folder) + b"/TUM/\xff\xfe.png", "wb") as file:  # noqa: PTH123 - a Path cannot show this
         file.write(TILE)
     os.mkdir(os.fsencode(folder) + b"/\xff\xfe")  # noqa: PTH102 - likewise
@@ -196,14 +197,16 @@ def test_odd_names_are_taken_as_they_are(fault: Fault, tmp_path: Path, capfd: py
     paths = set(store.index["path"])
     assert {f"TUM/{name}" for name in NAMES} < paths
     assert "a\nclass, \"of\" 'its' own" in store.classes
-    assert len(store) == 40 + len(NAMES) + 1
+    assert len(store) == 40 + len(NAMES) + 2
+    said = capfd.readouterr()
+    assert r"\x1b[31mred" in said.out
+    assert "\x1b" not in said.out + said.err
     assert rejections(store.path) == {
         "LNK": "link: leads out of the folder, not followed",
         "TUM/link.png": "link: leads out of the folder, not followed",
         r"TUM/\xff\xfe.png": "the name is not valid UTF-8",
         r"\xff\xfe/1.png": "the name is not valid UTF-8",
     }
-    capfd.readouterr()
     assert main(["verify", str(store.path)]) == 0
-    fault.times = len(NAMES) + 5
-    fault.figure = f"{len(NAMES) + 1} taken, 4 listed"
+    fault.times = len(NAMES) + 6
+    fault.figure = f"{len(NAMES) + 2} taken, 4 listed; none steers the terminal"
