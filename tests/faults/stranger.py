@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -93,7 +94,13 @@ def connected(sockets: Iterable[Path]) -> list[Path]:
 
 def answers(ports: Iterable[int], token: str | None) -> dict[int, list[str]]:
     """What ports answer to one who has this token, or none: calls of Ray's services, pages, a torch store's value."""
-    return {port: said for port in ports if (said := _called(port, token) or _shown(port, token) or _kept(port))}
+
+    def said(port: int) -> list[str]:
+        return _called(port, token) or _shown(port, token) or _kept(port)
+
+    ports = list(ports)
+    with ThreadPoolExecutor(len(ports)) as pool:  # most of them never answer what is not their language
+        return {port: words for port, words in zip(ports, pool.map(said, ports), strict=True) if words}
 
 
 def _called(port: int, token: str | None) -> list[str]:
