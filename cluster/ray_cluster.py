@@ -28,7 +28,9 @@ ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Pages of metrics, which answer anybody, on ports that all of a node's jobs would share. There is no such port.
+    # Pages of metrics answer anybody. Each node's agent serves one unless nothing is collected; the dashboard's and the
+    # autoscaler's are on ports that all of a node's jobs would share, and there is no such port.
+    "RAY_enable_metrics_collection": "false",
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
     # A group of workers that has failed is killed. By default it is first given half a minute to take leave in order,

@@ -21,10 +21,12 @@ from trainer.ranks import Ranks
 from trainer.remote import on_worker
 from trainer.rundir import Json, Workplace
 from trainer.scale import Scale
-from trainer.wording import counted
+from trainer.wording import counted, joined
 from trainer.worker import Report, work_begun
 
 MAX_FAILURES = 3
+DIED = "worker process has died"
+"""What Ray says of a process that was killed."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,21 @@ def _outcomes(task: GroupTask, given_up: Callable[[], bool] | None, state: Path,
                 return task.all_end(Outcome("stopped", "while it waited for room"))
         except WorkerGroupError as error:
             if task.progress() == before:
-                message = f"workers failed {MAX_FAILURES + 1} times, the last time with: {error}"
-                return task.all_end(Outcome("failed", message))
+                return task.all_end(Outcome("failed", _failed(error)))
         except Exception as error:  # whatever Ray Train raises, it ends no program that has more to do
             return task.all_end(_ray_ended(error))
+
+
+def _failed(error: Any) -> str:
+    """What workers failed with (a WorkerGroupError). Where one was killed, the others only miss it."""
+    times = f"workers failed {MAX_FAILURES + 1} times, the last time"
+    killed = [str(rank) for rank, failure in sorted(error.worker_failures.items()) if DIED in str(failure)]
+    if not killed:
+        return f"{times} with: {error}"
+    return (
+        f"{times} since the process of rank {joined(killed)} was killed: out of memory, by the system (`dmesg` tells; "
+        "give a worker more, or lower loop.micro_batch), by somebody, or by its own crash; the same command goes on"
+    )
 
 
 def _ray_ended(error: Exception) -> Outcome:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ from tests.command import wait_until
 from tests.conftest import REPOSITORY, write_config
 from tests.faults import stranger
 from tests.faults.ledger import Fault
+from tests.faults.ray_processes import command_line
 from tests.leftovers import started_by
 from trainer.checkpoint import listed
 from trainer.rundir import RunDir
@@ -80,6 +81,24 @@ def listening(processes: list[psutil.Process]) -> set[int]:
     }
 
 
+def family(mark: Path) -> list[psutil.Process]:
+    """What a test has started, and what these have: Ray's agents write their names over the environment that marks."""
+    found = set(started_by(mark))
+    for process in list(found):
+        with suppress(psutil.NoSuchProcess):
+            found.update(process.children(recursive=True))
+    return list(found)
+
+
+def agents_listen(processes: list[psutil.Process]) -> bool:
+    """Whether each node's agent, which serves what there is to see of it, has come to its last port."""
+    agents = [process for process in processes if "DashboardAgent" in "".join(command_line(process)[:1])]
+    return agents != [] and all(
+        "127.0.0.1" in {found.laddr.ip for found in agent.net_connections("tcp") if found.status == psutil.CONN_LISTEN}
+        for agent in agents
+    )
+
+
 @pytest.mark.usefixtures("_another_user", "nothing_is_left")
 @pytest.mark.parametrize("how", COMMANDS)
 @pytest.mark.fault(23, "another user connects to torch's collectives", "no connection accepted")
@@ -92,7 +111,8 @@ def test_another_user_gets_nothing(faults: list[Fault], stores: tuple[Path, Path
     user, torchs = faults
     others = {*Path("/tmp").glob("tg-*"), *Path("/dev/shm").iterdir()}
     with open_folder() as folder, training(folder, stores, COMMANDS[how]):
-        processes = started_by(tmp_path)
+        wait_until(lambda: agents_listen(family(tmp_path)), "Ray's agents, which come after the first steps")
+        processes = family(tmp_path)
         token = token_of(processes)
 
         places = [folder, *{*Path("/tmp").glob("tg-*"), *Path("/dev/shm").iterdir()}.difference(others)]
