@@ -21,7 +21,7 @@ soak: export FAULTS := benchmarks/results/soak.json
 
 faults: $(VENV)/dev
 	rm -f $(FAULTS)
-	$(RUN) -m pytest -m "fault and not soak"
+	$(RUN) -m pytest -m "fault and not soak" --durations 20
 
 soak: $(VENV)/dev
 	rm -f $(FAULTS)

@@ -33,10 +33,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if not any(item.iter_markers("fault")):
         return report
     rows = item.stash.setdefault(ROWS, _rows(item))
+    if report.skipped:
+        rows.clear()
     for row in rows:
         row.held &= not report.failed
     if report.when == "teardown":
-        item.config.stash[FAULTS] += [row for row in rows if row.times or not row.held]  # the others were skipped
+        item.config.stash[FAULTS] += rows
     return report
 
 
